@@ -1,0 +1,85 @@
+import { Client, Pool, type ClientConfig } from "pg";
+
+/**
+ * Settings that change what values look like on the wire or what a session waits for. They are pinned in
+ * every session of ours, because regions may differ in them (FAULTS 42).
+ */
+const pinned: Record<string, string> = {
+  DateStyle: "ISO, YMD",
+  IntervalStyle: "postgres",
+  TimeZone: "UTC",
+  extra_float_digits: "1",
+  bytea_output: "hex",
+  client_encoding: "UTF8",
+  search_path: "pg_catalog, pg_temp",
+  row_security: "off",
+  default_transaction_isolation: "read committed",
+  statement_timeout: "0",
+  lock_timeout: "0",
+  idle_in_transaction_session_timeout: "0",
+  transaction_timeout: "0",
+  jit: "off",
+};
+
+/** Settings of a session that merges: triggers and foreign keys off, and it yields to local writers. */
+export const mergeSettings: Record<string, string> = {
+  session_replication_role: "replica",
+  lock_timeout: "300ms",
+  synchronous_commit: "off",
+};
+
+export interface ConnectOptions {
+  /** Shown in pg_stat_activity, e.g. `coregent link moldova > argentina`. */
+  readonly applicationName: string;
+  readonly settings?: Readonly<Record<string, string>>;
+  readonly connectTimeoutMs?: number;
+}
+
+const clientConfig = (url: string, options: ConnectOptions): ClientConfig => ({
+  connectionString: url,
+  application_name: options.applicationName.slice(0, 63),
+  connectionTimeoutMillis: options.connectTimeoutMs ?? 10_000,
+  keepAlive: true,
+  keepAliveInitialDelayMillis: 10_000,
+});
+
+/** Sets by set_config and not by start-up options, which connection poolers and some hosts refuse. */
+const pin = async (client: Client, settings: Readonly<Record<string, string>> = {}): Promise<void> => {
+  const all = { ...pinned, ...settings };
+  await client.query(
+    `SELECT set_config(s.name, s.value, false)
+       FROM unnest($1::text[], $2::text[]) AS s(name, value)
+       JOIN pg_catalog.pg_settings p ON lower(p.name) = lower(s.name)`,
+    [Object.keys(all), Object.values(all)],
+  );
+};
+
+/** One connected session with pinned settings. The caller listens for `error` if it outlives one query. */
+export const connect = async (url: string, options: ConnectOptions): Promise<Client> => {
+  const client = new Client(clientConfig(url, options));
+  // Without a listener, a connection that breaks between two queries would end the process.
+  client.on("error", () => undefined);
+  try {
+    await client.connect();
+    await pin(client, options.settings);
+    return client;
+  } catch (error) {
+    await client.end().catch(() => undefined);
+    throw error;
+  }
+};
+
+/** A pool of sessions with pinned settings, for statements that share nothing. */
+export const connectPool = (
+  url: string,
+  options: ConnectOptions & { readonly maxConnections: number },
+): Pool => {
+  const pool = new Pool({
+    ...clientConfig(url, options),
+    max: options.maxConnections,
+    idleTimeoutMillis: 30_000,
+    onConnect: (client) => pin(client as Client, options.settings),
+  });
+  pool.on("error", () => undefined);
+  return pool;
+};
