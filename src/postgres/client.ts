@@ -1,4 +1,4 @@
-import { Client, Pool, type ClientConfig } from "pg";
+import { Client, Pool, type ClientBase, type ClientConfig } from "pg";
 
 /**
  * Settings that change what values look like on the wire or what a session waits for. They are pinned in
@@ -44,7 +44,7 @@ const clientConfig = (url: string, options: ConnectOptions): ClientConfig => ({
 });
 
 /** Sets by set_config and not by start-up options, which connection poolers and some hosts refuse. */
-const pin = async (client: Client, settings: Readonly<Record<string, string>> = {}): Promise<void> => {
+const pin = async (client: ClientBase, settings: Readonly<Record<string, string>> = {}): Promise<void> => {
   const all = { ...pinned, ...settings };
   await client.query(
     `SELECT set_config(s.name, s.value, false)
@@ -78,7 +78,8 @@ export const connectPool = (
     ...clientConfig(url, options),
     max: options.maxConnections,
     idleTimeoutMillis: 30_000,
-    onConnect: (client) => pin(client as Client, options.settings),
+    // pg-pool awaits what onConnect returns before it hands the client out; its types say void.
+    onConnect: (client) => pin(client, options.settings) as unknown as void,
   });
   pool.on("error", () => undefined);
   return pool;
