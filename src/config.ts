@@ -1,0 +1,123 @@
+import { readFile } from "node:fs/promises";
+import { join, relative, resolve } from "node:path";
+import type { Environment } from "../regions/interpolate.ts";
+import { findRegion, parseTopology, type Region, type Topology } from "../regions/topology.ts";
+import { suggest } from "../regions/suggest.ts";
+import { OperatorError } from "./errors.ts";
+
+export type { Environment } from "../regions/interpolate.ts";
+
+export interface ConfigSource {
+  /** From `--config`: this file and no other. */
+  readonly file?: string | undefined;
+  readonly env: Environment;
+  readonly cwd: string;
+}
+
+export const configName = "coregent.yaml";
+/** Where the demo keeps its data, and its configuration file, unless told otherwise. */
+export const defaultDataFolder = ".coregent";
+
+/** A file's text; undefined if there is none. */
+const readIfThere = async (file: string): Promise<string | undefined> => {
+  try {
+    return await readFile(file, "utf8");
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOENT" || code === "ENOTDIR") {
+      return undefined;
+    }
+    throw new OperatorError("CG-CONFIG-UNREADABLE", `${file} cannot be read (${code ?? "unknown error"})`, {
+      remedy: "Let this user read the file, or name another one with --config FILE.",
+      cause: error,
+    });
+  }
+};
+
+/**
+ * The places where the configuration may be, the first one that exists counts: `--config` alone; else
+ * coregent.yaml here, COREGENT_CONFIG, the demo's data folder (COREGENT_DATA, .coregent).
+ */
+export const configCandidates = ({ file, env, cwd }: ConfigSource): readonly string[] => {
+  if (file !== undefined) {
+    return [resolve(cwd, file)];
+  }
+  const named = env["COREGENT_CONFIG"];
+  const data = env["COREGENT_DATA"];
+  return [
+    resolve(cwd, configName),
+    ...(named === undefined || named === "" ? [] : [resolve(cwd, named)]),
+    ...(data === undefined || data === "" ? [] : [resolve(cwd, data, configName)]),
+    join(cwd, defaultDataFolder, configName),
+  ];
+};
+
+/** Finds the configuration file without reading the topology out of it. */
+const findConfig = async (source: ConfigSource): Promise<{ file: string; text: string }> => {
+  const candidates = configCandidates(source);
+  const named = source.file ?? source.env["COREGENT_CONFIG"];
+  for (const file of candidates) {
+    const text = await readIfThere(file);
+    if (text !== undefined) {
+      return { file, text };
+    }
+    if (named !== undefined && named !== "" && file === resolve(source.cwd, named)) {
+      break;
+    }
+  }
+  throw new OperatorError("CG-CONFIG-NOT-FOUND", `no configuration file at ${candidates.join(", ")}`, {
+    remedy:
+      "Name one with --config FILE or COREGENT_CONFIG, or run the command in the folder that holds coregent.yaml.",
+  });
+};
+
+/**
+ * Loads and validates the configuration.
+ * @throws OperatorError CG-CONFIG-NOT-FOUND, CG-CONFIG-UNREADABLE, or CG-CONFIG-INVALID with every problem's place.
+ */
+export const loadConfig = async (source: ConfigSource): Promise<Topology> => {
+  const { file, text } = await findConfig(source);
+  return topologyOf(text, { file: displayed(file, source.cwd), env: source.env });
+};
+
+/** The topology in a configuration's text. Throws OperatorError CG-CONFIG-INVALID. */
+export const topologyOf = (
+  text: string,
+  { file, env }: { readonly file: string; readonly env: Environment },
+): Topology => {
+  const parsed = parseTopology(text, env);
+  if (parsed.problems === undefined) {
+    return parsed.topology;
+  }
+  const count = parsed.problems.length;
+  throw new OperatorError(
+    "CG-CONFIG-INVALID",
+    `${file} has ${count === 1 ? "a problem" : `${count} problems`}`,
+    {
+      problems: parsed.problems.map((problem) => ({ file, ...problem })),
+      remedy: "Correct the file at the places named. `coregent config` shows what is read from it.",
+    },
+  );
+};
+
+/**
+ * The region of that name.
+ * @throws OperatorError CG-REGION-UNKNOWN.
+ */
+export const regionNamed = (topology: Topology, name: string): Region => {
+  const region = findRegion(topology, name);
+  if (region !== undefined) {
+    return region;
+  }
+  const names = topology.regions.map((other) => other.name);
+  const meant = suggest(name, names);
+  throw new OperatorError("CG-REGION-UNKNOWN", `the configuration has no region "${name}"`, {
+    remedy: meant === undefined ? `Its regions are ${names.join(", ")}.` : `Did you mean "${meant}"?`,
+  });
+};
+
+/** A path as it is shorter to read: relative if it lies below the working directory. */
+const displayed = (file: string, cwd: string): string => {
+  const path = relative(cwd, file);
+  return path.startsWith("..") || path === "" ? file : path;
+};

@@ -1,0 +1,106 @@
+/** What a process of ours ends with. 1: it failed; 2: it was called wrongly. */
+export const exitCodes = { ok: 0, error: 1, usage: 2, degraded: 3, diverged: 4 } as const;
+export type ExitCode = (typeof exitCodes)[keyof typeof exitCodes];
+
+/**
+ * The codes of the errors that an operator sees. The comment of each is its manual: what happened, then the
+ * remedy. docs/errors.md is made of these comments (`npx vitest run test/cli/errors.test.ts -u` writes it).
+ */
+export const errorCodes = {
+  /**
+   * No configuration file was found in the places where one is looked for: `--config FILE`, else `coregent.yaml`
+   * in the working directory, `COREGENT_CONFIG`, and the demo's data folder (`COREGENT_DATA`, else `.coregent`).
+   *
+   * Remedy: name the file with `--config FILE`, or run the command in the folder that holds `coregent.yaml`. For a
+   * cluster to try things on, run `coregent demo`, which writes one.
+   */
+  "CG-CONFIG-NOT-FOUND": exitCodes.error,
+  /**
+   * A configuration file is there but cannot be read: a permission, or the path names a folder.
+   *
+   * Remedy: let the user who runs the command read the file. It may hold passwords, so do not open it to all.
+   */
+  "CG-CONFIG-UNREADABLE": exitCodes.error,
+  /**
+   * The configuration has mistakes. All of them are listed at once, each as `file:line:column: what is wrong`. A
+   * `${NAME}` whose environment variable is not set is such a mistake; to write a plain `${`, write `$${`.
+   *
+   * Remedy: correct the file at the places named. Nothing was changed anywhere.
+   */
+  "CG-CONFIG-INVALID": exitCodes.error,
+  /**
+   * A command names a region that the configuration does not have.
+   *
+   * Remedy: use one of the names under `regions:`; they are case-sensitive. `coregent config` lists them.
+   */
+  "CG-REGION-UNKNOWN": exitCodes.error,
+  /**
+   * The command was called wrongly: an unknown command or option, or an argument that is missing.
+   *
+   * Remedy: `coregent --help` lists the commands, `coregent COMMAND --help` the options of one.
+   */
+  "CG-USAGE": exitCodes.usage,
+  /**
+   * A region's PostgreSQL, or an agent, cannot be reached over the network: the host name does not resolve, nothing
+   * listens at the port, or the connection timed out.
+   *
+   * Remedy: see that the server runs and that this machine may reach it (`psql` with the URL of the configuration
+   * tells). Other regions go on meanwhile; an agent tries again by itself.
+   */
+  "CG-UNREACHABLE": exitCodes.error,
+  /**
+   * PostgreSQL refused the connection: a wrong user or password, a database that does not exist, or no line for this
+   * client in pg_hba.conf.
+   *
+   * Remedy: correct the region's `postgres` URL, or the variable that it takes the password from.
+   */
+  "CG-LOGIN-REFUSED": exitCodes.error,
+  /**
+   * The command was interrupted (Ctrl-C, SIGTERM) before it was done.
+   *
+   * Remedy: run it again; every command can be interrupted and repeated without harm.
+   */
+  "CG-INTERRUPTED": exitCodes.error,
+  /**
+   * An error that the program did not expect: a defect, or a failure that it cannot explain yet.
+   *
+   * Remedy: run the command again with `--debug`, which prints where it happened, and report it.
+   */
+  "CG-INTERNAL": exitCodes.error,
+} as const satisfies Record<string, ExitCode>;
+
+export type ErrorCode = keyof typeof errorCodes;
+
+/** A place in a file where something is wrong; lines and columns count from 1. */
+export interface FileProblem {
+  readonly file: string;
+  readonly line: number;
+  readonly column: number;
+  readonly message: string;
+}
+
+export interface OperatorErrorDetails {
+  /** What to do about it, as one or more sentences. */
+  readonly remedy: string;
+  readonly problems?: readonly FileProblem[];
+  readonly cause?: unknown;
+}
+
+/** An error to be shown to the operator as it is: message, remedy and code, without a stack. */
+export class OperatorError extends Error {
+  override readonly name = "OperatorError";
+  readonly code: ErrorCode;
+  readonly remedy: string;
+  readonly problems: readonly FileProblem[];
+
+  constructor(code: ErrorCode, message: string, details: OperatorErrorDetails) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.code = code;
+    this.remedy = details.remedy;
+    this.problems = details.problems ?? [];
+  }
+
+  get exitCode(): ExitCode {
+    return errorCodes[this.code];
+  }
+}
