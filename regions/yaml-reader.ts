@@ -1,4 +1,13 @@
-import { isAlias, isMap, isScalar, isSeq, parseDocument, type Document, type Node } from "yaml";
+import {
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  parseDocument,
+  type Document,
+  type Node,
+  type YAMLError,
+} from "yaml";
 import { interpolate, type Environment } from "./interpolate.ts";
 import { suggest } from "./suggest.ts";
 
@@ -23,6 +32,7 @@ export interface Text {
 }
 
 const maxCharacters = 256 * 1024;
+const maxSyntaxProblems = 5;
 
 /** Our words for the parser's errors, because its own messages quote the file, and so may quote a password. */
 const syntax: Readonly<Record<string, string>> = {
@@ -60,13 +70,8 @@ export class YamlReader {
 
   report(where: Field | number, message: string): void {
     const offset = typeof where === "number" ? where : where.offset;
-    const before = this.#text.slice(0, offset);
     const subject = typeof where === "number" ? "" : `${where.path === "" ? "the file" : where.path} `;
-    this.problems.push({
-      line: before.split("\n").length,
-      column: before.length - before.lastIndexOf("\n"),
-      message: `${subject}${message}`,
-    });
+    this.problems.push({ ...this.#position(offset), message: `${subject}${message}` });
   }
 
   /** The fields of a mapping. Unknown keys, and required ones that are missing, are reported. */
@@ -184,14 +189,25 @@ export class YamlReader {
     try {
       const document = parseDocument(this.#text, { prettyErrors: false, logLevel: "silent" });
       this.#document = document;
-      for (const error of [...document.errors, ...document.warnings]) {
-        this.report(error.pos[0], `not valid YAML: ${syntax[error.code] ?? "unexpected text here"}`);
-      }
+      this.#reportSyntax([...document.errors, ...document.warnings]);
       return this.#field("", document.contents, 0);
     } catch {
       // The parser recurses, so a text of a hundred thousand brackets overflows its stack.
       this.report(0, "the file cannot be read as YAML");
       return empty;
+    }
+  }
+
+  /** One per line and no more than a few: one slip makes the parser stumble over much of what follows. */
+  #reportSyntax(errors: readonly YAMLError[]): void {
+    const ordered = errors.toSorted((a, b) => a.pos[0] - b.pos[0]);
+    for (const { pos, code } of ordered) {
+      if (
+        this.problems.length < maxSyntaxProblems &&
+        this.problems.at(-1)?.line !== this.#position(pos[0]).line
+      ) {
+        this.report(pos[0], `not valid YAML: ${syntax[code] ?? "unexpected text here"}`);
+      }
     }
   }
 
@@ -201,6 +217,11 @@ export class YamlReader {
       return { path, node: node.resolve(this.#document) ?? null, offset };
     }
     return { path, node, offset };
+  }
+
+  #position(offset: number): { line: number; column: number } {
+    const before = this.#text.slice(0, Math.max(offset, 0));
+    return { line: before.split("\n").length, column: before.length - before.lastIndexOf("\n") };
   }
 
   #offsetOf(node: Node | null, otherwise: number): number {

@@ -1,0 +1,74 @@
+import { performance } from "node:perf_hooks";
+import { setTimeout as sleepFor } from "node:timers/promises";
+
+/** Time as an argument: whoever waits or measures is given one, so that tests can give another. */
+export interface Clock {
+  /** Wall clock, milliseconds since 1970. May jump; for what people read and peers compare. */
+  now(): number;
+  /** Milliseconds since some moment, never going back; for durations and deadlines. */
+  monotonic(): number;
+  /** Resolves after `ms`; rejects at once with the signal's reason when it is aborted. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>;
+}
+
+/** The machine's clock. Made in the composition root, handed to everybody else. */
+export const systemClock = (): Clock => ({
+  now: () => Date.now(),
+  monotonic: () => performance.now(),
+  sleep: async (ms, signal) => {
+    signal?.throwIfAborted();
+    try {
+      await sleepFor(Math.max(0, ms), undefined, signal === undefined ? {} : { signal });
+    } catch (error) {
+      // Node wraps the reason in an AbortError of its own.
+      throw signal?.aborted === true ? signal.reason : error;
+    }
+  },
+});
+
+/** A number in [0, 1), as Math.random gives. */
+export type RandomSource = () => number;
+
+export interface BackoffOptions {
+  readonly firstMs: number;
+  readonly maxMs: number;
+  /** Growth from one attempt to the next; 2 if not given. */
+  readonly factor?: number;
+}
+
+/** The longest that may be waited before attempt `attempt` (0 for the first retry), in milliseconds. */
+export const backoffCeilingMs = ({ firstMs, maxMs, factor = 2 }: BackoffOptions, attempt: number): number =>
+  Math.min(maxMs, firstMs * factor ** Math.max(0, attempt));
+
+/**
+ * A wait with equal jitter: between a half and the whole of the ceiling, so that agents which lost one peer together do
+ * not all come back at one moment, and none comes back at once.
+ */
+export const backoffMs = (options: BackoffOptions, attempt: number, random: RandomSource): number => {
+  const ceiling = backoffCeilingMs(options, attempt);
+  return ceiling / 2 + (ceiling / 2) * random();
+};
+
+/** Counts failures in a row. `nextMs` for each failure, `reset` after a success. */
+export interface Backoff {
+  nextMs(): number;
+  reset(): void;
+  readonly failures: number;
+}
+
+export const createBackoff = (options: BackoffOptions, random: RandomSource): Backoff => {
+  let failures = 0;
+  return {
+    nextMs: () => {
+      const wait = backoffMs(options, failures, random);
+      failures += 1;
+      return wait;
+    },
+    reset: () => {
+      failures = 0;
+    },
+    get failures() {
+      return failures;
+    },
+  };
+};
