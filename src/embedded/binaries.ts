@@ -110,9 +110,16 @@ const binariesIn = (release: string, folder: string): Binaries => ({
   postgres: join(folder, "bin", "postgres"),
 });
 
-/** The binaries of a major version, in a place where `user` can run them. */
-export const findBinaries = async (version: PostgresVersion, user: ServerUser): Promise<Binaries> => {
-  const folder = await packageFolder(packageName(version));
+/**
+ * The binaries of a major version, in a place where `user` can run them.
+ * @param inPackage the package's folder where it is not the installed one
+ */
+export const findBinaries = async (
+  version: PostgresVersion,
+  user: ServerUser,
+  inPackage?: string,
+): Promise<Binaries> => {
+  const folder = inPackage ?? (await packageFolder(packageName(version)));
   const manifest = JSON.parse(await readFile(join(folder, "package.json"), "utf8")) as { version: string };
   // A read-only node_modules may still lack the links: then the copy below gets them.
   await linkLibraries(folder).catch(() => undefined);

@@ -1,5 +1,5 @@
 import { execFileSync, spawn, type ChildProcess } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import process from "node:process";
 
 /** Operating-system processes: what Node does not tell. Linux by /proc, others by `ps`. */
@@ -56,6 +56,18 @@ export const childrenOf = (pid: number): number[] => {
     .map(Number)
     .filter((child) => statFields(child)?.[1] === String(pid));
 };
+
+/** Whether some process works in this folder, as all of a server do in their data folder. Elsewhere than Linux: false. */
+export const isWorkedIn = (folder: string): boolean =>
+  linux &&
+  readdirSync("/proc").some((name) => {
+    if (!/^\d+$/.test(name)) return false;
+    try {
+      return readlinkSync(`/proc/${name}/cwd`) === folder;
+    } catch {
+      return false;
+    }
+  });
 
 /** False when there is no such process any more. */
 export const signal = (pid: number, name: NodeJS.Signals): boolean => {

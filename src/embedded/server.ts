@@ -1,11 +1,20 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
-import { mkdir, readFile } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
+import { mkdir, readFile, rm } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { findBinaries, type Binaries, type PostgresVersion } from "./binaries.ts";
 import { claim, prepareDataFolder, readPidFile, unclaim, writeSettings } from "./data-folder.ts";
 import { freePort } from "./ports.ts";
-import { commandLine, endWithUs, isAlive, killTree, signal, waitUntil, type Guard } from "./processes.ts";
+import {
+  commandLine,
+  endWithUs,
+  isAlive,
+  isWorkedIn,
+  killTree,
+  signal,
+  waitUntil,
+  type Guard,
+} from "./processes.ts";
 import { serverUser, type ServerUser } from "./server-user.ts";
 
 export interface ServerOptions {
@@ -242,7 +251,14 @@ export class Server implements AsyncDisposable {
       const command = pid === undefined ? null : commandLine(pid);
       return command !== null && /postgres/.test(command) && command.includes(folder);
     };
-    if (pid === undefined || !isOurs()) return;
+    if (pid === undefined) return;
+    if (!isOurs()) {
+      // Its processes may outlive a killed postmaster for a moment. After that, a pid that the system has given to
+      // somebody else would keep PostgreSQL from starting.
+      await waitUntil(() => !isWorkedIn(folder), 10_000);
+      if (isAlive(pid) && !isWorkedIn(folder)) await rm(join(folder, "postmaster.pid"), { force: true });
+      return;
+    }
     signal(pid, "SIGINT");
     if (await waitUntil(() => !isOurs(), 5_000)) return;
     signal(pid, "SIGQUIT");
