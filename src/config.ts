@@ -18,6 +18,10 @@ export const configName = "coregent.yaml";
 /** Where the demo keeps its data, and its configuration file, unless told otherwise. */
 export const defaultDataFolder = ".coregent";
 
+/** An empty variable counts as unset. */
+const variable = ({ env }: Pick<ConfigSource, "env">, name: string): string | undefined =>
+  env[name] === "" ? undefined : env[name];
+
 /** A file's text; undefined if there is none. */
 const readIfThere = async (file: string): Promise<string | undefined> => {
   try {
@@ -42,26 +46,27 @@ export const configCandidates = ({ file, env, cwd }: ConfigSource): readonly str
   if (file !== undefined) {
     return [resolve(cwd, file)];
   }
-  const named = env["COREGENT_CONFIG"];
-  const data = env["COREGENT_DATA"];
+  const named = variable({ env }, "COREGENT_CONFIG");
+  const data = variable({ env }, "COREGENT_DATA");
   return [
     resolve(cwd, configName),
-    ...(named === undefined || named === "" ? [] : [resolve(cwd, named)]),
-    ...(data === undefined || data === "" ? [] : [resolve(cwd, data, configName)]),
+    ...(named === undefined ? [] : [resolve(cwd, named)]),
+    ...(data === undefined ? [] : [resolve(cwd, data, configName)]),
     join(cwd, defaultDataFolder, configName),
   ];
 };
 
 /** Finds the configuration file without reading the topology out of it. */
 const findConfig = async (source: ConfigSource): Promise<{ file: string; text: string }> => {
+  const named = source.file === undefined ? variable(source, "COREGENT_CONFIG") : source.file;
   const candidates = configCandidates(source);
-  const named = source.file ?? source.env["COREGENT_CONFIG"];
   for (const file of candidates) {
     const text = await readIfThere(file);
     if (text !== undefined) {
+      refuseAmbiguous(source, file);
       return { file, text };
     }
-    if (named !== undefined && named !== "" && file === resolve(source.cwd, named)) {
+    if (named !== undefined && file === resolve(source.cwd, named)) {
       break;
     }
   }
@@ -69,6 +74,16 @@ const findConfig = async (source: ConfigSource): Promise<{ file: string; text: s
     remedy:
       "Name one with --config FILE or COREGENT_CONFIG, or run the command in the folder that holds coregent.yaml.",
   });
+};
+
+/** coregent.yaml here and another file in COREGENT_CONFIG: a guess could change the wrong cluster. */
+const refuseAmbiguous = (source: ConfigSource, file: string): void => {
+  const named = variable(source, "COREGENT_CONFIG");
+  if (source.file === undefined && named !== undefined && resolve(source.cwd, named) !== file) {
+    throw new OperatorError("CG-CONFIG-AMBIGUOUS", `${file} is here, and COREGENT_CONFIG names ${named}`, {
+      remedy: "Say which is meant with --config FILE, or unset COREGENT_CONFIG.",
+    });
+  }
 };
 
 /**

@@ -4,7 +4,7 @@ export type ExitCode = (typeof exitCodes)[keyof typeof exitCodes];
 
 /**
  * The codes of the errors that an operator sees. The comment of each is its manual: what happened, then the
- * remedy. docs/errors.md is made of these comments (`npx vitest run test/cli/errors.test.ts -u` writes it).
+ * remedy. docs/errors.md is made of these comments (`npx vitest run --project main test/cli/errors.test.ts -u` writes it).
  */
 export const errorCodes = {
   /**
@@ -28,6 +28,13 @@ export const errorCodes = {
    * Remedy: correct the file at the places named. Nothing was changed anywhere.
    */
   "CG-CONFIG-INVALID": exitCodes.error,
+  /**
+   * `coregent.yaml` is in the working directory, and `COREGENT_CONFIG` names another file. A guess could change the
+   * wrong cluster.
+   *
+   * Remedy: say which file is meant with `--config FILE`, or unset `COREGENT_CONFIG`.
+   */
+  "CG-CONFIG-AMBIGUOUS": exitCodes.error,
   /**
    * A command names a region that the configuration does not have.
    *
