@@ -1,10 +1,9 @@
 import type { Topology } from "../../regions/topology.ts";
 import type { LinkReport } from "../http/report.ts";
 import type { DatabaseReading, InstalledReading, RegionReading, SlotReading } from "./status-read.ts";
+import type { Severity } from "./findings.ts";
 import { slotName } from "./status-read.ts";
 import { duration, bytes, plural } from "./status-text.ts";
-
-export type Severity = "ok" | "warning" | "critical";
 
 /** One thing looked at. `subject` is a region or a link (`moldova > argentina`), or null for the cluster. */
 export interface Check {
