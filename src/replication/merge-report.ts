@@ -1,0 +1,77 @@
+import type { KeySet } from "./merge-keys.ts";
+import type { StateKind } from "./states.ts";
+
+export type ConflictType = "insert_exists" | "update_origin_differs" | "update_deleted" | "delete_missing";
+
+/** A state that lost against one which had not seen it. Whether that is news, conflict-log.ts decides. */
+export interface Candidate {
+  /** JSON array of the key columns' text forms. */
+  readonly key: string;
+  readonly kind: StateKind;
+  readonly version: bigint;
+  readonly base: bigint;
+  readonly prev: bigint;
+  readonly seen: readonly bigint[];
+  /** JSON object column -> text form; null for a tombstone. */
+  readonly content: string | null;
+}
+
+export interface ConflictCount {
+  readonly table: string;
+  readonly type: ConflictType;
+  readonly count: number;
+}
+
+/** What one call of mergeBatch did. All of it holds only once the transaction is committed. */
+export interface MergeReport {
+  /** States that were higher than what was held, and are now held. */
+  readonly rowsMerged: number;
+  readonly tombstonesMerged: number;
+  /** Rows removed because a tombstone outranks them. */
+  readonly rowsSwept: number;
+  /** Newly logged. */
+  readonly conflicts: readonly ConflictCount[];
+  /** Rows set aside because they do not fit. */
+  readonly quarantined: number;
+  /** Keys of the tombstones of this batch, to be swept again after the commit (see Sweeper). */
+  readonly sweepLater: readonly KeySet[];
+  /**
+   * Rows had to be fetched from the source: its stream must be merged up to this position in the same transaction,
+   * or others may see the fetched rows without what they came with. Null: nothing was fetched.
+   */
+  readonly mergeThrough: bigint | null;
+}
+
+/** The same, while it is being counted. */
+export class MergeCounts {
+  rowsMerged = 0;
+  tombstonesMerged = 0;
+  rowsSwept = 0;
+  quarantined = 0;
+  mergeThrough: bigint | null = null;
+  readonly sweepLater: KeySet[] = [];
+  readonly #conflicts = new Map<string, { table: string; type: ConflictType; count: number }>();
+
+  conflict(table: string, type: ConflictType): void {
+    const entry = this.#conflicts.get(`${type} ${table}`) ?? { table, type, count: 0 };
+    entry.count += 1;
+    this.#conflicts.set(`${type} ${table}`, entry);
+  }
+
+  fetchedThrough(position: bigint): void {
+    if (this.mergeThrough === null || position > this.mergeThrough) this.mergeThrough = position;
+  }
+
+  report(): MergeReport {
+    const { rowsMerged, tombstonesMerged, rowsSwept, quarantined, mergeThrough, sweepLater } = this;
+    return {
+      rowsMerged,
+      tombstonesMerged,
+      rowsSwept,
+      conflicts: [...this.#conflicts.values()],
+      quarantined,
+      sweepLater,
+      mergeThrough,
+    };
+  }
+}

@@ -1,0 +1,242 @@
+import type { Client, QueryResult, QueryResultRow } from "pg";
+import { connect, mergeSettings } from "../postgres/client.ts";
+import { sqlStateOf } from "../postgres/sqlstate.ts";
+
+export interface MergeSessionOptions {
+  readonly applicationName: string;
+  /**
+   * The replication origin that marks what this session merges as not our region's own; null: none (the sweeper's
+   * and the repair's session, and servers that do not grant origins).
+   */
+  readonly origin: string | null;
+  readonly settings?: Readonly<Record<string, string>>;
+  readonly connectTimeoutMs?: number;
+}
+
+/**
+ * All statements of a merge find rows by key. Generic plans, so that a parameter of megabytes is neither planned with
+ * nor converted twice; and no plan that reads a whole table, which a cached plan made while the table was
+ * empty would keep doing when it no longer is.
+ */
+const planSettings: Readonly<Record<string, string>> = {
+  plan_cache_mode: "force_generic_plan",
+  enable_seqscan: "off",
+  enable_hashjoin: "off",
+  enable_mergejoin: "off",
+  enable_material: "off",
+};
+
+/** COMMIT answered ROLLBACK: the transaction had failed before, and nothing of it is there. */
+export class NotCommitted extends Error {
+  readonly reaction = "retry";
+  constructor(answer: string) {
+    super(`the merge transaction was not committed: the server answered ${answer}`);
+  }
+}
+
+/** The origin is held by another session, which did not end when it was told to. */
+export class OriginBusy extends Error {
+  readonly reaction = "retry";
+  constructor(origin: string, cause: unknown) {
+    super(`replication origin ${origin} is held by another session`, { cause });
+  }
+}
+
+/**
+ * A session that merges, and its transaction. It knows whether the server holds our replication origin, which is not
+ * transactional: a rollback does not bring it back. Not for concurrent use. After any error: `rollback`.
+ */
+export class MergeSession implements AsyncDisposable {
+  readonly client: Client;
+  /** Major version of the server. */
+  readonly serverVersion: number;
+  /** Null where there is none or the server does not grant it: then loops end at the versions alone. */
+  #origin: string | null;
+  #originSet = false;
+  /** The open transaction has written rows of our own: it must be committed without the origin. */
+  #wroteLocally = false;
+  #statements = new Map<string, string>();
+  #epoch = 0;
+  #open = false;
+
+  private constructor(client: Client, serverVersion: number, origin: string | null) {
+    this.client = client;
+    this.serverVersion = serverVersion;
+    this.#origin = origin;
+  }
+
+  static async open(url: string, options: MergeSessionOptions): Promise<MergeSession> {
+    const client = await connect(url, {
+      applicationName: options.applicationName,
+      settings: { ...mergeSettings, ...planSettings, ...options.settings },
+      ...(options.connectTimeoutMs === undefined ? {} : { connectTimeoutMs: options.connectTimeoutMs }),
+    });
+    try {
+      const { rows } = await client.query<{ version: number }>(
+        "SELECT current_setting('server_version_num')::int / 10000 AS version",
+      );
+      const session = new MergeSession(client, rows[0]?.version ?? 0, options.origin);
+      await session.#setUpOrigin();
+      return session;
+    } catch (error) {
+      await client.end().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** False where origins are not granted, or none was asked for. */
+  get marksOrigin(): boolean {
+    return this.#origin !== null;
+  }
+
+  get inTransaction(): boolean {
+    return this.#open;
+  }
+
+  async begin(): Promise<void> {
+    await this.#setUpOrigin();
+    await this.client.query("BEGIN");
+    this.#open = true;
+    this.#wroteLocally = false;
+  }
+
+  /** @throws NotCommitted when the server rolled back instead. */
+  async commit(): Promise<void> {
+    // The server filters each change by its own origin. A commit that bears one hides the whole transaction.
+    if (this.#wroteLocally) await this.#resetOrigin();
+    const { command } = await this.client.query("COMMIT");
+    this.#open = false;
+    if (command !== "COMMIT") throw new NotCommitted(command);
+  }
+
+  /**
+   * Ends the transaction after an error, if there is one. Statements are prepared anew: the error may have been that
+   * a table is no longer what they were prepared for.
+   */
+  async rollback(): Promise<void> {
+    this.#epoch += 1;
+    this.#statements.clear();
+    if (!this.#open) return;
+    await this.client.query("ROLLBACK");
+    this.#open = false;
+  }
+
+  /** Runs `work` in a transaction of its own. */
+  async transaction<T>(work: () => Promise<T>): Promise<T> {
+    await this.begin();
+    try {
+      const result = await work();
+      await this.commit();
+      return result;
+    } catch (error) {
+      await this.rollback().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** One statement, prepared once for each text. */
+  async query<R extends QueryResultRow = Record<string, unknown>>(
+    text: string,
+    values: readonly unknown[] = [],
+  ): Promise<QueryResult<R>> {
+    let name = this.#statements.get(text);
+    if (name === undefined) {
+      name = `m${this.#epoch}_${this.#statements.size}`;
+      this.#statements.set(text, name);
+    }
+    return this.client.query<R>({ name, text, values: [...values] });
+  }
+
+  /** `work`, or none of it: what it did is undone when it throws, and the transaction goes on. */
+  async savepoint<T>(work: () => Promise<T>): Promise<T> {
+    await this.client.query("SAVEPOINT piece");
+    try {
+      const result = await work();
+      await this.client.query("RELEASE SAVEPOINT piece");
+      return result;
+    } catch (error) {
+      // Released too: savepoints of one name nest, and those that are left cost memory in the server.
+      await this.client.query("ROLLBACK TO SAVEPOINT piece");
+      await this.client.query("RELEASE SAVEPOINT piece");
+      throw error;
+    }
+  }
+
+  /**
+   * Within the transaction, `work` writes as any local session does: triggers stamp, and the changes go to the
+   * peers. Merging may go on after `resumeOrigin`.
+   */
+  async asLocalWriter<T>(work: () => Promise<T>): Promise<T> {
+    await this.#resetOrigin();
+    await this.client.query("SET LOCAL session_replication_role = origin");
+    this.#wroteLocally = true;
+    const result = await work();
+    await this.client.query("SET LOCAL session_replication_role = replica");
+    return result;
+  }
+
+  /** To be called before rows are merged in an open transaction: local writes have put the origin off. */
+  async resumeOrigin(): Promise<void> {
+    await this.#setUpOrigin();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.client.end().catch(() => undefined);
+  }
+
+  async #resetOrigin(): Promise<void> {
+    if (!this.#originSet) return;
+    await this.client.query("SELECT pg_replication_origin_session_reset()");
+    this.#originSet = false;
+  }
+
+  async #setUpOrigin(): Promise<void> {
+    if (this.#origin === null || this.#originSet) return;
+    this.#originSet = await (this.#open
+      ? this.savepoint(() => setUpOrigin(this.client, this.#origin ?? ""))
+      : setUpOrigin(this.client, this.#origin));
+    if (!this.#originSet) this.#origin = null;
+  }
+}
+
+/** Sets the origin up, making it if need be. False where the role may not. */
+const setUpOrigin = async (client: Client, origin: string): Promise<boolean> => {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await client.query("SELECT pg_replication_origin_session_setup($1)", [origin]);
+      return true;
+    } catch (error) {
+      const state = sqlStateOf(error);
+      if (state === "42501") return false;
+      if (attempt === 5) throw state === "55006" ? new OriginBusy(origin, error) : error;
+      if (state === "42704") {
+        if (!(await createOrigin(client, origin))) return false;
+      } else if (state === "55006") await evictHolder(client);
+      else throw error;
+    }
+  }
+};
+
+const createOrigin = async (client: Client, origin: string): Promise<boolean> => {
+  try {
+    await client.query("SELECT pg_replication_origin_create($1)", [origin]);
+  } catch (error) {
+    const state = sqlStateOf(error);
+    if (state === "42501") return false;
+    // Another session was faster.
+    if (state !== "23505" && state !== "42710") throw error;
+  }
+  return true;
+};
+
+/**
+ * Ends the session that has our name and is not us: what is left of our last connection where the network died
+ * without a word (FAULTS 23). The server does not tell who holds an origin, but only a link of this name sets it up.
+ */
+const evictHolder = async (client: Client): Promise<void> => {
+  await client.query(
+    `SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity
+      WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid()
+        AND datname = current_database() AND usename = current_user`,
+  );
+};

@@ -1,0 +1,211 @@
+import { outranks } from "../../conflict/sql.ts";
+import { identifier, literal, qualified } from "../postgres/identifiers.ts";
+import { stateColumns, type Column, type ReplicatedTable } from "../postgres/table.ts";
+import type { StateKind } from "./states.ts";
+
+/**
+ * The text of every statement that merges, as pure functions. In all of them `x` is an incoming state, `cur` the one
+ * held in the same relation, `d` a tombstone, `k` a key. Each gives counts and the *candidates*: states that lost
+ * against one that had not seen them. Only those come back, whole; conflict-log.ts decides which are logged.
+ */
+
+/** Columns of every statement here that gives candidates; all text, so that no client type is involved. */
+export interface CandidateRow {
+  /** Null in the one row that stands for "no candidates", which carries the counts. */
+  readonly key: string | null;
+  readonly kind: StateKind;
+  readonly version: string;
+  readonly base: string;
+  readonly prev: string;
+  readonly seen: string[] | null;
+  /** JSON object column -> text form; null for a tombstone. */
+  readonly content: string | null;
+}
+
+export const isOwned = (table: ReplicatedTable): boolean => table.ownerColumn !== null;
+
+export const relationOf = (table: ReplicatedTable, kind: StateKind): string =>
+  kind === "row" ? qualified(table.schema, table.table) : qualified("coregent", table.tombstone);
+
+/** `a`.key = `b`.key */
+export const sameKey = (table: ReplicatedTable, a: string, b: string): string =>
+  table.key.map((name) => `${a}.${identifier(name)} = ${b}.${identifier(name)}`).join(" AND ");
+
+/** The key as the conflict log and the quarantine name it: JSON array of text forms. */
+export const keyText = (table: ReplicatedTable, alias: string): string =>
+  `jsonb_build_array(${table.key.map((name) => `${alias}.${identifier(name)}::text`).join(", ")})::text`;
+
+const stateColumnNames: readonly string[] = stateColumns;
+
+/** What users see of a row, but for what each server computes by itself. */
+export const contentColumns = (columns: readonly Column[]): readonly Column[] =>
+  columns.filter((column) => !column.generated && !stateColumnNames.includes(column.name));
+
+/** JSON object column -> text form. Two arrays: a function takes 100 arguments at most, a table has more columns. */
+export const contentJson = (columns: readonly Column[], alias: string): string => {
+  const own = contentColumns(columns);
+  const names = own.map((column) => literal(column.name)).join(", ");
+  const values = own.map((column) => `${alias}.${identifier(column.name)}::text`).join(", ");
+  return `jsonb_object(ARRAY[${names}]::text[], ARRAY[${values}]::text[])::text`;
+};
+
+/** A whole candidate: the state at `alias`, with content if it is a row. An array, which a CASE can give. */
+const candidateOf = (
+  table: ReplicatedTable,
+  kind: StateKind,
+  alias: string,
+  columns: readonly Column[],
+): string =>
+  `ARRAY[${keyText(table, alias)}, ${literal(kind)}, ${alias}.cg_version::text, ` +
+  `${isOwned(table) ? `${alias}.cg_base::text` : "'0'"}, ${alias}.cg_prev::text, ${alias}.cg_seen::text, ` +
+  `${kind === "row" ? contentJson(columns, alias) : "NULL"}]::text[]`;
+
+/** The array above as the columns of {@link CandidateRow}. */
+const spread = (lost: string): string =>
+  `${lost}[1] AS key, ${lost}[2] AS kind, ${lost}[3] AS version, ${lost}[4] AS base, ${lost}[5] AS prev, ` +
+  `${lost}[6]::bigint[]::text[] AS seen, ${lost}[7] AS content`;
+
+/**
+ * The lower state `loser` lost without having been seen by `winner`. The first comparison spares nearly every row the
+ * rest: an ordinary write follows upon exactly what is held.
+ */
+const unseen = (loser: string, winner: string): string =>
+  `${winner}.cg_prev <> ${loser}.cg_version AND ` +
+  `NOT coregent.succeeded(${loser}.cg_version, ${winner}.cg_version, ${winner}.cg_seen)`;
+
+/** Of two rows: unseen, and not the same first content on both sides (rows that were there at install). */
+const clash = (table: ReplicatedTable, set: Shape, loser: string, winner: string): string => {
+  if (!table.logsConflicts) return "false";
+  if (set.kind === "tombstone") return unseen(loser, winner);
+  const own = contentColumns(set.columns).map((column) => identifier(column.name));
+  const image = (alias: string): string => `ROW(${own.map((name) => `${alias}.${name}`).join(", ")})::record`;
+  return (
+    `${unseen(loser, winner)} AND NOT (${loser}.cg_prev = 0 AND ${winner}.cg_prev = 0 ` +
+    `AND ${image(loser)} OPERATOR(pg_catalog.*=) ${image(winner)})`
+  );
+};
+
+/** What the text of a statement depends on: sets of one shape share their statements. */
+export interface Shape {
+  readonly table: ReplicatedTable;
+  readonly kind: StateKind;
+  readonly columns: readonly Column[];
+  source(parameter: number): string;
+}
+
+const writable = (set: Shape): readonly string[] =>
+  set.columns.filter((column) => !column.generated).map((column) => identifier(column.name));
+
+const assigned = (set: Shape): readonly string[] =>
+  set.columns
+    .filter((column) => !column.generated && !set.table.key.includes(column.name))
+    .map((column) => identifier(column.name));
+
+/** `counts` and candidates in one answer: one row at least. */
+const withCandidates = (counts: string, candidates: string): string =>
+  `SELECT counts.*, l.* FROM (${counts}) AS counts LEFT JOIN (${candidates}) AS l ON true`;
+
+const localColumns = (set: Shape): readonly Column[] =>
+  set.kind === "row" ? set.table.columns : set.table.tombstoneColumns;
+
+/**
+ * PostgreSQL 18: one statement merges whole states ($1) and sees what it replaced. `applied` counts inserts and
+ * updates; the others met a state that is not lower.
+ */
+export const upsertSql = (set: Shape): string => {
+  const { table } = set;
+  const columns = writable(set);
+  const conflict = clash(table, set, "o", "n");
+  const candidate = candidateOf(table, set.kind, "o", localColumns(set));
+  return `WITH merged AS (
+  INSERT INTO ${relationOf(table, set.kind)} AS cur (${columns.join(", ")}) OVERRIDING SYSTEM VALUE
+  SELECT ${columns.map((name) => `x.${name}`).join(", ")} FROM ${set.source(1)} AS x
+  ON CONFLICT (${table.key.map(identifier).join(", ")}) DO UPDATE
+    SET ${assigned(set)
+      .map((name) => `${name} = excluded.${name}`)
+      .join(", ")}
+    WHERE ${outranks("excluded", "cur", isOwned(table))}
+  RETURNING WITH (OLD AS o, NEW AS n)
+    CASE WHEN o.cg_version IS NOT NULL AND ${conflict}
+         THEN ${candidate} END AS lost
+)
+${withCandidates(
+  "SELECT count(*)::int AS applied FROM merged",
+  `SELECT ${spread("lost")} FROM merged WHERE lost IS NOT NULL`,
+)}`;
+};
+
+/**
+ * Before PostgreSQL 18: the held states are locked and read, those which were read to be lower are replaced, absent
+ * ones inserted. Where `applied` and `kept` (held ones that are not lower) do not make up all, a key came or went in
+ * between: again.
+ */
+export const lockAndReplaceSql = (set: Shape): string => {
+  const { table } = set;
+  const relation = relationOf(table, set.kind);
+  const columns = writable(set);
+  const conflict = clash(table, set, "cur", "x");
+  const candidate = candidateOf(table, set.kind, "cur", localColumns(set));
+  return `WITH held AS MATERIALIZED (
+  SELECT ${columns.map((name) => `x.${name}`).join(", ")},
+         ${outranks("x", "cur", isOwned(table))} AS cg_wins,
+         CASE WHEN ${outranks("x", "cur", isOwned(table))} AND ${conflict}
+              THEN ${candidate} END AS cg_lost
+    FROM ${set.source(1)} AS x JOIN ${relation} AS cur ON ${sameKey(table, "cur", "x")}
+     FOR UPDATE OF cur
+), replaced AS (
+  UPDATE ${relation} AS cur SET ${assigned(set)
+    .map((name) => `${name} = h.${name}`)
+    .join(", ")}
+    FROM held AS h WHERE h.cg_wins AND ${sameKey(table, "cur", "h")}
+  RETURNING 1
+), inserted AS (
+  INSERT INTO ${relation} (${columns.join(", ")}) OVERRIDING SYSTEM VALUE
+  SELECT ${columns.map((name) => `x.${name}`).join(", ")} FROM ${set.source(1)} AS x
+  ON CONFLICT (${table.key.map(identifier).join(", ")}) DO NOTHING
+  RETURNING 1
+)
+${withCandidates(
+  `SELECT (SELECT count(*) FROM replaced)::int AS replaced, (SELECT count(*) FROM inserted)::int AS inserted,
+          (SELECT count(*) FROM held WHERE NOT cg_wins)::int AS kept`,
+  `SELECT ${spread("cg_lost")} FROM held WHERE cg_lost IS NOT NULL`,
+)}`;
+};
+
+/** Incoming states ($1) that are lower than what is held in their relation, and not seen by it. */
+export const refusedSql = (set: Shape): string => {
+  const { table } = set;
+  return `SELECT ${spread("lost")} FROM (SELECT ${candidateOf(table, set.kind, "x", set.columns)} AS lost
+  FROM ${set.source(1)} AS x JOIN ${relationOf(table, set.kind)} AS cur ON ${sameKey(table, "cur", "x")}
+ WHERE ${outranks("cur", "x", isOwned(table))} AND ${clash(table, set, "x", "cur")}) AS refused`;
+};
+
+/**
+ * Removes rows that a tombstone outranks, and finds tombstones that a row outranks without having seen them. `keys`:
+ * a FROM item with the key's columns; null: all tombstones. A statement of its own, because only a new snapshot
+ * sees what others have committed while the batch's statements waited.
+ */
+export const sweepSql = (table: ReplicatedTable, keys: string | null): string => {
+  const owned = isOwned(table);
+  const rows = relationOf(table, "row");
+  const tombstones = relationOf(table, "tombstone");
+  const rowLost = table.logsConflicts ? unseen("cur", "d") : "false";
+  const tombstoneLost = table.logsConflicts ? unseen("d", "cur") : "false";
+  const from = keys === null ? "" : `${keys} JOIN `;
+  return `WITH d AS MATERIALIZED (
+  SELECT d.* FROM ${from}${tombstones} AS d${keys === null ? "" : ` ON ${sameKey(table, "d", "k")}`}
+), gone AS (
+  DELETE FROM ${rows} AS cur USING d WHERE ${sameKey(table, "cur", "d")} AND ${outranks("d", "cur", owned)}
+  RETURNING CASE WHEN ${rowLost}
+                 THEN ${candidateOf(table, "row", "cur", table.columns)} END AS lost
+)
+${withCandidates(
+  "SELECT count(*)::int AS swept FROM gone",
+  `SELECT ${spread("lost")} FROM (
+     SELECT lost FROM gone WHERE lost IS NOT NULL
+     UNION ALL
+     SELECT ${candidateOf(table, "tombstone", "d", table.tombstoneColumns)}
+       FROM d JOIN ${rows} AS cur ON ${sameKey(table, "cur", "d")}
+      WHERE ${outranks("cur", "d", owned)} AND ${tombstoneLost}) AS candidates`,
+)}`;
+};
