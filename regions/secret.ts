@@ -92,7 +92,8 @@ export const readPostgresUrl = (
   if (problem !== null) {
     return { problem };
   }
-  const user = url.username === "" ? "" : `${url.username}${url.password === "" ? "" : ":***"}@`;
+  const password = url.password === "" ? "" : ":***";
+  const user = url.username === "" && password === "" ? "" : `${url.username}${password}@`;
   const mask = `${url.protocol}//${user}${url.host}${url.pathname}${maskedQuery(url.searchParams)}`;
   const host = url.hostname === "" ? (url.searchParams.get("host") ?? "localhost") : url.hostname;
   const port = url.port === "" ? (url.searchParams.get("port") ?? "5432") : url.port;

@@ -187,7 +187,7 @@ export class YamlReader {
       return empty;
     }
     try {
-      const document = parseDocument(this.#text, { prettyErrors: false, logLevel: "silent" });
+      const document = parseDocument(this.#text, { prettyErrors: false, logLevel: "error" });
       this.#document = document;
       this.#reportSyntax([...document.errors, ...document.warnings]);
       return this.#field("", document.contents, 0);
