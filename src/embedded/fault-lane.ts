@@ -30,7 +30,7 @@ type Entry = { readonly at: number } & (
 /** Under way in one direction of one connection; beyond, the sender waits. More than 300 ms at 100 MB/s. */
 const maxQueuedBytes = 32 * 1024 * 1024;
 
-/** One direction of one connection: a queue that each chunk leaves when its time has come, in order. */
+/** One direction of one connection: a queue that each chunk leaves when its time has come, never before the one ahead. */
 export class Lane {
   readonly #source: Socket;
   readonly #sink: Socket;
@@ -39,7 +39,6 @@ export class Lane {
   #queue: Entry[] = [];
   #head = 0;
   #queuedBytes = 0;
-  #lastAt = 0;
   #timer: NodeJS.Timeout | null = null;
   #sinkIsFull = false;
 
@@ -81,8 +80,7 @@ export class Lane {
     }
     const jitter = jitterMs > 0 ? this.#random() * jitterMs : 0;
     const late = loss > 0 && this.#random() < loss ? Math.max(200, 2 * latencyMs) : 0;
-    this.#lastAt = Math.max(this.#lastAt, sentAt + latencyMs + jitter + late);
-    return this.#lastAt;
+    return sentAt + latencyMs + jitter + late;
   }
 
   #enqueue(entry: Entry): void {
