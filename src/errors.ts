@@ -69,6 +69,25 @@ export const errorCodes = {
    */
   "CG-INTERRUPTED": exitCodes.error,
   /**
+   * A demo is running in this data folder already. Two would fight for its servers.
+   *
+   * Remedy: stop the other with Ctrl-C, or give this one a folder of its own with `--data DIR`.
+   */
+  "CG-DEMO-RUNNING": exitCodes.error,
+  /**
+   * The folder named for the demo cannot be used: it is not readable, or it holds other things than a demo, which the
+   * demo would overwrite and `--purge` remove.
+   *
+   * Remedy: name an empty or a new folder with `--data DIR`.
+   */
+  "CG-DEMO-FOLDER": exitCodes.error,
+  /**
+   * A port that `--port-base` leads to is in use by another program.
+   *
+   * Remedy: give another `--port-base`, or leave it out; then ports that are free are chosen.
+   */
+  "CG-PORT-TAKEN": exitCodes.error,
+  /**
    * An error that the program did not expect: a defect, or a failure that it cannot explain yet.
    *
    * Remedy: run the command again with `--debug`, which prints where it happened, and report it.
