@@ -1,0 +1,285 @@
+import type { Buffer } from "node:buffer";
+import type { ReplicatedTable } from "../postgres/table.ts";
+import type { Layout } from "./layout.ts";
+import { RelationMapper, type Domains, type Mapping, type Misfit, type SourceColumn } from "./relation.ts";
+import { nullLength, unchangedLength, type StateBuffer, type Tuple } from "./state-buffer.ts";
+import type { StateFormat } from "./states.ts";
+
+/** Where decoded changes go. */
+export interface ChangeSink {
+  begin(): void;
+  /** The buffer for states of this layout, within the transaction that has begun. */
+  buffer(layout: Layout): StateBuffer;
+  /** A state was appended to the buffer of this layout. */
+  appended(bytes: number): void;
+  /** A change of a table which does not fit was left out. */
+  skip(table: string, reason: string): void;
+  /** `endLsn`: where the commit record ends. `commitTime`: microseconds since 1970. */
+  commit(endLsn: bigint, commitTime: bigint): void;
+}
+
+export interface DecoderOptions {
+  readonly tables: readonly ReplicatedTable[];
+  readonly domains: Domains;
+  readonly format: StateFormat;
+  /** Changes whose version names another region are left out: that region sends them itself. Null: all are taken. */
+  readonly sourceRegion: number | null;
+}
+
+/** The stream is not what pgoutput sends, or holds what the link did not ask for. A new stream may set it right. */
+export class DecodeError extends Error {
+  readonly reaction: "retry" | "stop";
+  constructor(message: string, reaction: "retry" | "stop" = "stop") {
+    super(message);
+    this.reaction = reaction;
+  }
+}
+
+/** Values of the relation's type which have no binary form came as text: the link has to ask for text altogether. */
+export class NoBinaryFormat extends DecodeError {
+  readonly table: string;
+  constructor(table: string) {
+    super(`${table} has a column whose type has no binary format`, "retry");
+    this.table = table;
+  }
+}
+
+/** Microseconds from 1970 to 2000, where PostgreSQL's clock starts. */
+export const postgresEpoch = 946_684_800_000_000n;
+
+const regionMask = 0x3ff;
+const code = (letter: string): number => letter.codePointAt(0)!;
+const messages = {
+  begin: code("B"),
+  commit: code("C"),
+  relation: code("R"),
+  type: code("Y"),
+  insert: code("I"),
+  update: code("U"),
+  delete: code("D"),
+  truncate: code("T"),
+  origin: code("O"),
+  message: code("M"),
+} as const;
+const asNull = code("n");
+const asUnchanged = code("u");
+const asText = code("t");
+const asBinary = code("b");
+const newTuple = code("N");
+const oldKey = code("K");
+const oldTuple = code("O");
+
+class MutableTuple implements Tuple {
+  offsets = new Int32Array(64);
+  lengths = new Int32Array(64);
+  count = 0;
+
+  reserve(columns: number): void {
+    if (columns > this.offsets.length) {
+      this.offsets = new Int32Array(columns);
+      this.lengths = new Int32Array(columns);
+    }
+    this.count = columns;
+  }
+}
+
+/**
+ * Decodes pgoutput's messages, protocol version 1. A message is only read during `decode`: the driver overwrites its
+ * memory later. Values are copied once, from the message into the sink's buffer.
+ *
+ * Deletes and truncates are left out: they carry no version, and the tombstones say the same with theirs.
+ *
+ * @throws DecodeError; the stream cannot go on after that
+ */
+export class Decoder {
+  readonly #sink: ChangeSink;
+  readonly #mapper: RelationMapper;
+  readonly #format: StateFormat;
+  readonly #valueKind: number;
+  readonly #sourceRegion: number | null;
+  readonly #types = new Map<number, string>();
+  readonly #relations = new Map<number, Mapping | Misfit>();
+  readonly #new = new MutableTuple();
+  readonly #old = new MutableTuple();
+  #commitTime = 0n;
+
+  constructor(sink: ChangeSink, options: DecoderOptions) {
+    this.#sink = sink;
+    this.#mapper = new RelationMapper(options.tables, options);
+    this.#format = options.format;
+    this.#valueKind = options.format === "binary" ? asBinary : asText;
+    this.#sourceRegion = options.sourceRegion;
+  }
+
+  decode(message: Buffer): void {
+    switch (message.readUInt8(0)) {
+      case messages.insert:
+      case messages.update:
+        return this.#change(message, 1);
+      case messages.begin:
+        this.#commitTime = message.readBigInt64BE(9) + postgresEpoch;
+        return this.#sink.begin();
+      case messages.commit:
+        // flags, the commit record's LSN, its end, its time
+        return this.#sink.commit(message.readBigUInt64BE(10), this.#commitTime);
+      case messages.relation:
+        return this.#relation(message);
+      case messages.type:
+        return this.#type(message);
+      case messages.delete:
+      case messages.truncate:
+      case messages.origin:
+      case messages.message:
+        return;
+      default:
+        throw new DecodeError(`unknown message ${message.readUInt8(0)} in the stream`);
+    }
+  }
+
+  #type(message: Buffer): void {
+    const schema = readName(message, 5);
+    const name = readName(message, schema.end);
+    this.#types.set(message.readUInt32BE(1), `${schema.text || "pg_catalog"}.${name.text}`);
+  }
+
+  #relation(message: Buffer): void {
+    const schema = readName(message, 5);
+    const name = readName(message, schema.end);
+    const columns: SourceColumn[] = [];
+    const count = message.readInt16BE(name.end + 1);
+    let at = name.end + 3;
+    for (let i = 0; i < count; i++) {
+      const column = readName(message, at + 1);
+      columns.push({
+        name: column.text,
+        typeOid: message.readUInt32BE(column.end),
+        identity: (message[at]! & 1) === 1,
+      });
+      at = column.end + 8;
+    }
+    const relation = {
+      schema: schema.text || "pg_catalog",
+      name: name.text,
+      replicaIdentity: String.fromCodePoint(message[name.end]!),
+      columns,
+    };
+    this.#relations.set(message.readUInt32BE(1), this.#mapper.map(relation, this.#types));
+  }
+
+  /** Insert: OID, N, tuple. Update: OID, then maybe K or O with the old tuple, N, tuple. */
+  #change(message: Buffer, start: number): void {
+    const mapping = this.#relations.get(message.readUInt32BE(start));
+    if (mapping === undefined) {
+      throw new DecodeError(`a change of a relation that was not described: ${message.readUInt32BE(start)}`);
+    }
+    if (!mapping.fits) {
+      return this.#sink.skip(mapping.table, mapping.reason);
+    }
+    let at = start + 4;
+    const kind = message[at]!;
+    const hasOld = kind === oldKey || kind === oldTuple;
+    if (hasOld) {
+      at = this.#tuple(message, at + 1, { into: this.#old, mapping });
+    }
+    if (message[at] !== newTuple) {
+      throw new DecodeError(`no new tuple in a change of ${mapping.layout.table.name}`);
+    }
+    this.#tuple(message, at + 1, { into: this.#new, mapping });
+    if (!this.#isOfSource(message, mapping)) {
+      return;
+    }
+    if (hasOld) {
+      this.#takeFromOld(kind, mapping);
+    }
+    const buffer = this.#sink.buffer(mapping.layout);
+    const before = buffer.end;
+    buffer.append(message, this.#new, mapping.positions, this.#shape(mapping));
+    this.#sink.appended(buffer.end - before);
+  }
+
+  /** Notes where the values lie; gives the offset behind the tuple. */
+  #tuple(
+    message: Buffer,
+    start: number,
+    { into, mapping }: { readonly into: MutableTuple; readonly mapping: Mapping },
+  ): number {
+    const count = message.readInt16BE(start);
+    if (count !== mapping.targets.length) {
+      throw new DecodeError(
+        `${mapping.layout.table.name}: ${count} values for ${mapping.targets.length} columns`,
+      );
+    }
+    into.reserve(count);
+    const { offsets, lengths } = into;
+    let at = start + 2;
+    for (let i = 0; i < count; i++) {
+      const kind = message[at]!;
+      if (kind === this.#valueKind) {
+        const length = message.readInt32BE(at + 1);
+        offsets[i] = at + 5;
+        lengths[i] = length;
+        at += 5 + length;
+      } else if (kind === asNull || kind === asUnchanged) {
+        lengths[i] = kind === asNull ? nullLength : unchangedLength;
+        at += 1;
+      } else if (kind === asText && this.#format === "binary") {
+        throw new NoBinaryFormat(mapping.layout.table.name);
+      } else {
+        throw new DecodeError(`${mapping.layout.table.name}: unknown kind of value ${kind}`);
+      }
+    }
+    if (at > message.length) {
+      throw new DecodeError(`${mapping.layout.table.name}: a tuple longer than its message`);
+    }
+    return at;
+  }
+
+  #isOfSource(message: Buffer, { version, layout }: Mapping): boolean {
+    if (this.#sourceRegion === null) {
+      return true;
+    }
+    const length = this.#new.lengths[version]!;
+    if (length <= 0) {
+      throw new DecodeError(`${layout.table.name}: a change without a version`);
+    }
+    const at = this.#new.offsets[version]!;
+    // The region is in the lowest ten bits.
+    const low =
+      this.#format === "binary"
+        ? message.readUInt16BE(at + length - 2)
+        : Number(BigInt(message.toString("latin1", at, at + length)) & 0xffffn);
+    return (low & regionMask) === this.#sourceRegion;
+  }
+
+  /** REPLICA IDENTITY FULL logs old tuples whole, and a long key that did not change is in the old key. */
+  #takeFromOld(kind: number, { identity }: Mapping): void {
+    const { offsets, lengths } = this.#new;
+    for (const i of identity) {
+      const usable = kind === oldTuple || this.#old.lengths[i]! >= 0;
+      if (lengths[i] === unchangedLength && usable && this.#old.lengths[i] !== unchangedLength) {
+        offsets[i] = this.#old.offsets[i]!;
+        lengths[i] = this.#old.lengths[i]!;
+      }
+    }
+  }
+
+  #shape(mapping: Mapping): Mapping["whole"] {
+    const { lengths, count } = this.#new;
+    let unchanged: number[] | null = null;
+    for (let i = 0; i < count; i++) {
+      if (lengths[i] === unchangedLength) {
+        unchanged ??= [];
+        unchanged.push(mapping.targets[i]!);
+      }
+    }
+    return unchanged === null ? mapping.whole : mapping.shape(unchanged.sort((a, b) => a - b));
+  }
+}
+
+const readName = (message: Buffer, start: number): { readonly text: string; readonly end: number } => {
+  const end = message.indexOf(0, start);
+  if (end < 0) {
+    throw new DecodeError("a name without an end in the stream");
+  }
+  return { text: message.toString("utf8", start, end), end: end + 1 };
+};
