@@ -95,6 +95,65 @@ RETURN CASE
   ELSE 'update_origin_differs'
 END`;
 
+/**
+ * `coregent.retracts(loser, incoming, incoming_seen)`: whether this region's own report (detected_in =
+ * coregent.region_id()) of that loser goes when it merges `incoming`. To be asked for every state that replaces the
+ * one held of its key, a conflict or not.
+ */
+export const retractsSql = `
+CREATE OR REPLACE FUNCTION coregent.retracts(loser_version bigint, incoming_version bigint, incoming_seen bigint[])
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE
+  WHEN (loser_version & 1023) <> coregent.region_id()
+    THEN coregent.succeeded(loser_version, incoming_version, incoming_seen)
+  ELSE coalesce(loser_version = ANY (incoming_seen), false)
+END`;
+
+/**
+ * `coregent.reports(loser, winner, winner_seen, loser_was_held)`: whether this region reports the conflict. One of
+ * its own writes which comes back from a peer and loses (loser_was_held false) was judged when it was overruled here.
+ */
+export const reportsSql = `
+CREATE OR REPLACE FUNCTION coregent.reports(
+  loser_version bigint, winner_version bigint, winner_seen bigint[], loser_was_held boolean) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (loser_was_held OR (loser_version & 1023) <> coregent.region_id())
+  AND NOT coregent.succeeded(loser_version, winner_version, winner_seen)`;
+
+/**
+ * The floor of a region's stamps on tables with owners (`Write.above` in state.ts): the highest version that a merge
+ * has replaced by a state of a lower one. A sequence, because it can be read without a query and is not undone by
+ * an abort; what it holds may only be too high.
+ */
+export const floorSequenceSql = `
+CREATE SEQUENCE IF NOT EXISTS coregent.floor AS bigint MINVALUE 1 START 1 NO CYCLE`;
+
+/** `coregent.floor_version()`: 0 while no merge has replaced a higher version by a lower. Never NULL. */
+export const floorVersionSql = `
+CREATE OR REPLACE FUNCTION coregent.floor_version() RETURNS bigint
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+RETURN coalesce(pg_sequence_last_value('coregent.floor'), 0)`;
+
+/**
+ * `coregent.raise_floor(version)`: for merges on a table with owners that replace a state by one of a lower version
+ * (and higher base), with the highest version so replaced, before the merge commits. The lock is held for
+ * this call only, so merges of several links neither undo each other's nor wait for each other's commit.
+ */
+export const raiseFloorSql = `
+CREATE OR REPLACE FUNCTION coregent.raise_floor(version bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+  IF version <= coregent.floor_version() THEN
+    RETURN;
+  END IF;
+  PERFORM pg_advisory_lock(hashtextextended('coregent.floor', 0));
+  PERFORM setval('coregent.floor', greatest(version, coregent.floor_version()));
+  PERFORM pg_advisory_unlock(hashtextextended('coregent.floor', 0));
+END
+$body$`;
+
 /** All of them, in an order in which each finds what it calls. */
 export const latticeFunctionsSql: readonly string[] = [
   nextVersionSql,
@@ -103,6 +162,11 @@ export const latticeFunctionsSql: readonly string[] = [
   seenCoversSql,
   succeededSql,
   conflictTypeSql,
+  retractsSql,
+  reportsSql,
+  floorSequenceSql,
+  floorVersionSql,
+  raiseFloorSql,
 ];
 
 /**

@@ -1,5 +1,3 @@
-import type { Parameters } from "fast-check";
-
 const fromEnv = (name: string): number | undefined => {
   const value = process.env[name];
   return value === undefined || value === "" ? undefined : Number(value);
@@ -9,7 +7,7 @@ const fromEnv = (name: string): number | undefined => {
  * How often a property is tried: COREGENT_RUNS, else `usual`. With COREGENT_SEED it is tried with that seed; a failure
  * prints its seed and its smallest counterexample.
  */
-export const runs = (usual: number): Parameters<unknown> => {
+export const runs = (usual: number): { numRuns: number; seed?: number } => {
   const seed = fromEnv("COREGENT_SEED");
   return { numRuns: fromEnv("COREGENT_RUNS") ?? usual, ...(seed === undefined ? {} : { seed }) };
 };
