@@ -1,55 +1,40 @@
+import { conflictType, succeeded, type ConflictType } from "../../conflict/classify.ts";
+import { retracts } from "../../conflict/conflict-log.ts";
+import { compareStates, type State } from "../../conflict/state.ts";
 import { tombstoneName } from "../postgres/install/names.ts";
-import { qualified } from "../postgres/identifiers.ts";
+import { literal, qualified } from "../postgres/identifiers.ts";
 import type { ReplicatedTable } from "../postgres/table.ts";
-import { keysFromText } from "./merge-keys.ts";
-import type { Candidate, ConflictType, MergeCounts } from "./merge-report.ts";
+import { keysFromText, type KeySet } from "./merge-keys.ts";
+import type { Candidate } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
-import { relationOf, sameKey, isOwned } from "./merge-sql.ts";
+import { isOwned, keyText, relationOf, sameKey } from "./merge-sql.ts";
 import type { StateKind } from "./states.ts";
 
 /**
- * The conflict log. The statements that merge give *candidates*: pairs where the lower state was not seen by
- * the higher. A candidate is logged if
- *   - the highest state now held of the key has not seen it either: it is what the candidate lost against;
- *   - no other candidate of the key, higher than it, has seen it: then that one is the loss, and this its ancestor;
- *   - it neither stands in the log nor was taken out of it. What was taken out is an ancestor of what stays, or of a
- *     loser, for ever, since states only go up.
- * And for each key in conflict, entries whose loser the winner has seen are taken out: no ancestor of what stays is
- * in the log.
+ * The conflict log in SQL; its rules are those of conflict/conflict-log.ts. The statements that merge give
+ * *candidates*: states that lost against one which had not seen them. A candidate is reported if
+ *   - the highest state now held of the key has not seen it either: that is what it lost against;
+ *   - no other candidate of the key, higher than it, has seen it: then that one is the loss, and this its ancestor.
+ * Reports of this region whose loser turns out to be an ancestor of what is now held are retracted, for every key
+ * of the batch. Only this region retracts its reports.
  */
-
-/** A state held of a key, without its content. */
-export interface Held {
-  readonly kind: StateKind;
-  readonly version: bigint;
-  readonly base: bigint;
-  readonly prev: bigint;
-  readonly seen: readonly bigint[];
-}
 
 /** A loser and what it lost against. */
 export interface Loss {
   readonly loser: Candidate;
-  readonly winner: Held;
+  readonly winner: State;
 }
 
-const isHigher = (a: Held, b: Held): boolean =>
-  a.base > b.base || (a.base === b.base && a.version > b.version);
-
-const regionOf = (version: bigint): bigint => version & 1023n;
-
-const succeeded = (loser: Held, winner: Held): boolean =>
-  regionOf(loser.version) === regionOf(winner.version) ||
-  winner.seen.some((seen) => regionOf(seen) === regionOf(loser.version) && seen >= loser.version);
-
 /** Pure: which of one key's candidates lost, given the highest state that is held now. */
-export const lossesOf = (candidates: readonly Candidate[], winner: Held): Loss[] => {
-  const distinct = new Map(candidates.map((candidate) => [candidate.version, candidate]));
+export const lossesOf = (candidates: readonly Candidate[], winner: State): Loss[] => {
+  const distinct = new Map(candidates.map((candidate) => [candidate.state.version, candidate]));
   const unseen = [...distinct.values()].filter(
-    (candidate) => isHigher(winner, candidate) && !succeeded(candidate, winner),
+    ({ state }) => compareStates(winner, state) > 0 && !succeeded(state.version, winner),
   );
   return unseen
-    .filter((a) => !unseen.some((b) => isHigher(b, a) && succeeded(a, b)))
+    .filter(
+      (a) => !unseen.some((b) => compareStates(b.state, a.state) > 0 && succeeded(a.state.version, b.state)),
+    )
     .map((loser) => ({ loser, winner }));
 };
 
@@ -73,24 +58,27 @@ SELECT q.key, q.kind, q.version::text, q.base::text, q.prev::text, q.seen::text[
   FROM coregent.quarantine AS q WHERE q.table_name = $2 AND q.key = ANY ($1::text[])`;
 };
 
-/** The highest state held of each key, by the key's text. */
+/** The highest state held of each key, by the key's text. Without a row's content. */
 export const readHeld = async (
   session: MergeSession,
   table: ReplicatedTable,
   keys: readonly string[],
-): Promise<Map<string, Held>> => {
+  kinds: readonly StateKind[] = ["row", "tombstone"],
+): Promise<Map<string, State>> => {
   const { rows } = await session.query<HeldRow>(heldSql(table), [keys, table.name]);
-  const highest = new Map<string, Held>();
+  const highest = new Map<string, State>();
   for (const row of rows) {
-    const held: Held = {
-      kind: row.kind,
+    if (!kinds.includes(row.kind)) continue;
+    const stamp = {
       version: BigInt(row.version),
       base: BigInt(row.base),
       prev: BigInt(row.prev),
-      seen: (row.seen ?? []).map(BigInt),
+      seen: row.seen === null ? null : row.seen.map(BigInt),
     };
+    const held: State =
+      row.kind === "row" ? { kind: "row", content: "", ...stamp } : { kind: "tombstone", ...stamp };
     const other = highest.get(row.key);
-    if (other === undefined || isHigher(held, other)) highest.set(row.key, held);
+    if (other === undefined || compareStates(held, other) > 0) highest.set(row.key, held);
   }
   return highest;
 };
@@ -101,74 +89,100 @@ const logTombstones = qualified("coregent", tombstoneName("coregent", "conflict"
 const insertSql = `
 INSERT INTO ${logRelation} AS c (table_name, key, loser_version, type, loser_kind, loser_base, loser_seen, loser_row,
   winner_kind, winner_version, winner_base, detected_in, detected_at)
-SELECT $1, l.key, l.version, coregent.conflict_type(l.kind, l.prev, l.winner_kind, l.winner_prev), l.kind, l.base,
-       l.seen::bigint[], l.content::jsonb, l.winner_kind, l.winner_version, l.winner_base, coregent.region_id(),
-       transaction_timestamp()
-  FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[],
-              $9::text[], $10::bigint[], $11::bigint[], $12::bigint[])
-    AS l(key, kind, version, base, prev, seen, content, winner_kind, winner_version, winner_base, winner_prev)
- WHERE NOT EXISTS (SELECT FROM ${logTombstones} AS d
-                    WHERE d.table_name = $1 AND d.key = l.key AND d.loser_version = l.version)
-ON CONFLICT (table_name, key, loser_version) DO NOTHING
+SELECT $1, l.key, l.version, l.type, l.kind, l.base, l.seen::bigint[], l.content::jsonb, l.winner_kind,
+       l.winner_version, l.winner_base, coregent.region_id(), transaction_timestamp()
+  FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[],
+              $9::text[], $10::bigint[], $11::bigint[], $12::bool[])
+    AS l(key, version, type, kind, base, seen, content, winner_kind, winner_version, winner_base, maybe_old)
+ WHERE NOT l.maybe_old
+    OR NOT EXISTS (SELECT FROM ${logTombstones} AS d WHERE d.table_name = $1 AND d.key = l.key
+                      AND d.loser_version = l.version AND d.detected_in = coregent.region_id())
+ON CONFLICT DO NOTHING
 RETURNING type`;
 
 const retractSql = `
-DELETE FROM ${logRelation} AS c
- USING unnest($2::text[], $3::bigint[], $4::text[]) AS w(key, version, seen)
- WHERE c.table_name = $1 AND c.key = w.key
-   AND coregent.succeeded(c.loser_version, w.version, w.seen::bigint[])`;
+DELETE FROM ${logRelation} AS c USING unnest($2::text[], $3::bigint[]) AS r(key, version)
+ WHERE c.table_name = $1 AND c.key = r.key AND c.loser_version = r.version AND c.detected_in = coregent.region_id()`;
 
-const arrayText = (values: readonly bigint[]): string | null =>
-  values.length === 0 ? null : `{${values.join(",")}}`;
+const arrayText = (values: readonly bigint[] | null): string | null =>
+  values === null || values.length === 0 ? null : `{${values.join(",")}}`;
 
-/** Writes losses to the log and takes out what the winners have seen; gives the types of those that are new. */
-const write = async (
+/** Adds losses to the log; gives the types of those that are new in it. */
+const report = async (
   session: MergeSession,
   table: string,
   losses: readonly Loss[],
-): Promise<ConflictType[]> =>
-  session.asLocalWriter(async () => {
-    const column = <T>(of: (loss: Loss) => T): T[] => losses.map(of);
-    const inserted = await session.query<{ type: ConflictType }>(insertSql, [
-      table,
-      column(({ loser }) => loser.key),
-      column(({ loser }) => loser.kind),
-      column(({ loser }) => loser.version),
-      column(({ loser }) => loser.base),
-      column(({ loser }) => loser.prev),
-      column(({ loser }) => arrayText(loser.seen)),
-      column(({ loser }) => loser.content),
-      column(({ winner }) => winner.kind),
-      column(({ winner }) => winner.version),
-      column(({ winner }) => winner.base),
-      column(({ winner }) => winner.prev),
-    ]);
-    const winners = new Map(losses.map(({ loser, winner }) => [loser.key, winner]));
-    await session.query(retractSql, [
-      table,
-      [...winners.keys()],
-      [...winners.values()].map((winner) => winner.version),
-      [...winners.values()].map((winner) => arrayText(winner.seen)),
-    ]);
-    return inserted.rows.map((row) => row.type);
-  });
+): Promise<ConflictType[]> => {
+  const column = <T>(of: (loss: Loss) => T): T[] => losses.map(of);
+  const { rows } = await session.query<{ type: ConflictType }>(insertSql, [
+    table,
+    column(({ loser }) => loser.key),
+    column(({ loser }) => loser.state.version),
+    column(({ loser, winner }) => conflictType(loser.state, winner)),
+    column(({ loser }) => loser.state.kind),
+    column(({ loser }) => loser.state.base),
+    column(({ loser }) => arrayText(loser.state.seen)),
+    column(({ loser }) => (loser.state.kind === "row" ? loser.state.content : null)),
+    column(({ winner }) => winner.kind),
+    column(({ winner }) => winner.version),
+    column(({ winner }) => winner.base),
+    column(({ loser }) => loser.maybeOld),
+  ]);
+  return rows.map((row) => row.type);
+};
 
-/** Logs what is to be logged of one table's candidates, in the open transaction, after all else of the batch. */
+/** An entry of this region's. */
+export interface Reported {
+  readonly key: string;
+  readonly loser: bigint;
+}
+
+/** This region's reports of these keys. */
+export const readReports = async (session: MergeSession, keys: KeySet): Promise<Reported[]> => {
+  const { rows } = await session.query<{ key: string; loser: string }>(
+    `SELECT c.key, c.loser_version::text AS loser
+       FROM (SELECT ${keyText(keys.table, "k")} AS key FROM ${keys.from}) AS k
+       JOIN ${logRelation} AS c ON c.key = k.key
+      WHERE c.table_name = ${literal(keys.table.name)} AND c.detected_in = coregent.region_id()`,
+    keys.values,
+  );
+  return rows.map(({ key, loser }) => ({ key, loser: BigInt(loser) }));
+};
+
+export interface Findings {
+  readonly candidates: readonly Candidate[];
+  readonly reports: readonly Reported[];
+}
+
+/** Reports and retracts for one table, in the open transaction, after all else of the batch. */
 export const logConflicts = async (
   session: MergeSession,
   table: ReplicatedTable,
-  candidates: readonly Candidate[],
-  counts: MergeCounts,
-): Promise<void> => {
-  if (candidates.length === 0 || !table.logsConflicts) return;
+  { candidates, reports }: Findings,
+): Promise<ConflictType[]> => {
+  if (!table.logsConflicts || candidates.length + reports.length === 0) return [];
   const byKey = Map.groupBy(candidates, (candidate) => candidate.key);
   // In one order everywhere, since entries of other links may wait for ours.
-  const keys = [...byKey.keys()].sort();
+  const keys = [...new Set([...byKey.keys(), ...reports.map((entry) => entry.key)])].sort();
   const held = await readHeld(session, table, keys);
   const losses = keys.flatMap((key) => {
     const winner = held.get(key);
     return winner === undefined ? [] : lossesOf(byKey.get(key) ?? [], winner);
   });
-  if (losses.length === 0) return;
-  for (const type of await write(session, table.name, losses)) counts.conflict(table.name, type);
+  const seenAfterAll = reports.filter(({ key, loser }) => {
+    const winner = held.get(key);
+    return winner !== undefined && retracts(loser, winner, session.regionId);
+  });
+  if (losses.length + seenAfterAll.length === 0) return [];
+  return session.asLocalWriter(async () => {
+    const types = losses.length === 0 ? [] : await report(session, table.name, losses);
+    if (seenAfterAll.length > 0) {
+      await session.query(retractSql, [
+        table.name,
+        seenAfterAll.map(({ key }) => key),
+        seenAfterAll.map(({ loser }) => loser),
+      ]);
+    }
+    return types;
+  });
 };

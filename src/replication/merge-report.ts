@@ -1,19 +1,18 @@
+import type { ConflictType } from "../../conflict/classify.ts";
+import type { State } from "../../conflict/state.ts";
 import type { KeySet } from "./merge-keys.ts";
-import type { StateKind } from "./states.ts";
 
-export type ConflictType = "insert_exists" | "update_origin_differs" | "update_deleted" | "delete_missing";
-
-/** A state that lost against one which had not seen it. Whether that is news, conflict-log.ts decides. */
+/** A state that lost against one which had not seen it. Whether that is reported, conflict-log.ts decides. */
 export interface Candidate {
   /** JSON array of the key columns' text forms. */
   readonly key: string;
-  readonly kind: StateKind;
-  readonly version: bigint;
-  readonly base: bigint;
-  readonly prev: bigint;
-  readonly seen: readonly bigint[];
-  /** JSON object column -> text form; null for a tombstone. */
-  readonly content: string | null;
+  /** A row's content is a JSON object column -> text form. */
+  readonly state: State;
+  /**
+   * A tombstone that was found below a row. It may have been overruled long ago, so it is reported only if it never
+   * was here. What statements return as replaced or refused has been overruled just now.
+   */
+  readonly maybeOld: boolean;
 }
 
 export interface ConflictCount {
@@ -49,6 +48,8 @@ export class MergeCounts {
   rowsSwept = 0;
   quarantined = 0;
   mergeThrough: bigint | null = null;
+  /** Highest version that was replaced by a lower one; 0n: none. */
+  floor = 0n;
   readonly sweepLater: KeySet[] = [];
   readonly #conflicts = new Map<string, { table: string; type: ConflictType; count: number }>();
 
@@ -56,6 +57,10 @@ export class MergeCounts {
     const entry = this.#conflicts.get(`${type} ${table}`) ?? { table, type, count: 0 };
     entry.count += 1;
     this.#conflicts.set(`${type} ${table}`, entry);
+  }
+
+  raiseFloor(floor: string | null): void {
+    if (floor !== null && BigInt(floor) > this.floor) this.floor = BigInt(floor);
   }
 
   fetchedThrough(position: bigint): void {

@@ -50,6 +50,8 @@ export class MergeSession implements AsyncDisposable {
   readonly client: Client;
   /** Major version of the server. */
   readonly serverVersion: number;
+  /** Of the region whose database this is. */
+  readonly regionId: number;
   /** Null where there is none or the server does not grant it: then loops end at the versions alone. */
   #origin: string | null;
   #originSet = false;
@@ -59,9 +61,14 @@ export class MergeSession implements AsyncDisposable {
   #epoch = 0;
   #open = false;
 
-  private constructor(client: Client, serverVersion: number, origin: string | null) {
+  private constructor(
+    client: Client,
+    server: { readonly version: number; readonly region: number },
+    origin: string | null,
+  ) {
     this.client = client;
-    this.serverVersion = serverVersion;
+    this.serverVersion = server.version;
+    this.regionId = server.region;
     this.#origin = origin;
   }
 
@@ -72,10 +79,12 @@ export class MergeSession implements AsyncDisposable {
       ...(options.connectTimeoutMs === undefined ? {} : { connectTimeoutMs: options.connectTimeoutMs }),
     });
     try {
-      const { rows } = await client.query<{ version: number }>(
-        "SELECT current_setting('server_version_num')::int / 10000 AS version",
+      const { rows } = await client.query<{ version: number; region: number }>(
+        "SELECT current_setting('server_version_num')::int / 10000 AS version, coregent.region_id() AS region",
       );
-      const session = new MergeSession(client, rows[0]?.version ?? 0, options.origin);
+      const [server] = rows;
+      if (server === undefined) throw new Error("the server did not tell its version");
+      const session = new MergeSession(client, server, options.origin);
       await session.#setUpOrigin();
       return session;
     } catch (error) {

@@ -22,6 +22,11 @@ export interface CandidateRow {
   readonly content: string | null;
 }
 
+/** Beside them: the highest version that was replaced by a lower one (of a higher base); null: none was. */
+export interface FloorRow {
+  readonly floor: string | null;
+}
+
 export const isOwned = (table: ReplicatedTable): boolean => table.ownerColumn !== null;
 
 export const relationOf = (table: ReplicatedTable, kind: StateKind): string =>
@@ -105,6 +110,9 @@ const assigned = (set: Shape): readonly string[] =>
 const withCandidates = (counts: string, candidates: string): string =>
   `SELECT counts.*, l.* FROM (${counts}) AS counts LEFT JOIN (${candidates}) AS l ON true`;
 
+const floorOf = (table: ReplicatedTable, column: string, condition = "true"): string =>
+  isOwned(table) ? `(max(${column}) FILTER (WHERE ${condition}))::text AS floor` : "NULL::text AS floor";
+
 const localColumns = (set: Shape): readonly Column[] =>
   set.kind === "row" ? set.table.columns : set.table.tombstoneColumns;
 
@@ -117,6 +125,10 @@ export const upsertSql = (set: Shape): string => {
   const columns = writable(set);
   const conflict = clash(table, set, "o", "n");
   const candidate = candidateOf(table, set.kind, "o", localColumns(set));
+  // The floor of local stamps, see `Write.above` in conflict/state.ts.
+  const floor = isOwned(table)
+    ? ", CASE WHEN o.cg_version > n.cg_version THEN o.cg_version END AS floor"
+    : "";
   return `WITH merged AS (
   INSERT INTO ${relationOf(table, set.kind)} AS cur (${columns.join(", ")}) OVERRIDING SYSTEM VALUE
   SELECT ${columns.map((name) => `x.${name}`).join(", ")} FROM ${set.source(1)} AS x
@@ -127,10 +139,10 @@ export const upsertSql = (set: Shape): string => {
     WHERE ${outranks("excluded", "cur", isOwned(table))}
   RETURNING WITH (OLD AS o, NEW AS n)
     CASE WHEN o.cg_version IS NOT NULL AND ${conflict}
-         THEN ${candidate} END AS lost
+         THEN ${candidate} END AS lost${floor}
 )
 ${withCandidates(
-  "SELECT count(*)::int AS applied FROM merged",
+  `SELECT count(*)::int AS applied, ${floorOf(table, "floor")} FROM merged`,
   `SELECT ${spread("lost")} FROM merged WHERE lost IS NOT NULL`,
 )}`;
 };
@@ -150,7 +162,8 @@ export const lockAndReplaceSql = (set: Shape): string => {
   SELECT ${columns.map((name) => `x.${name}`).join(", ")},
          ${outranks("x", "cur", isOwned(table))} AS cg_wins,
          CASE WHEN ${outranks("x", "cur", isOwned(table))} AND ${conflict}
-              THEN ${candidate} END AS cg_lost
+              THEN ${candidate} END AS cg_lost,
+         CASE WHEN x.cg_version < cur.cg_version THEN cur.cg_version END AS cg_floor
     FROM ${set.source(1)} AS x JOIN ${relation} AS cur ON ${sameKey(table, "cur", "x")}
      FOR UPDATE OF cur
 ), replaced AS (
@@ -167,23 +180,29 @@ export const lockAndReplaceSql = (set: Shape): string => {
 )
 ${withCandidates(
   `SELECT (SELECT count(*) FROM replaced)::int AS replaced, (SELECT count(*) FROM inserted)::int AS inserted,
-          (SELECT count(*) FROM held WHERE NOT cg_wins)::int AS kept`,
+          (SELECT count(*) FROM held WHERE NOT cg_wins)::int AS kept,
+          (SELECT ${floorOf(table, "cg_floor", "cg_wins")} FROM held)`,
   `SELECT ${spread("cg_lost")} FROM held WHERE cg_lost IS NOT NULL`,
 )}`;
 };
 
-/** Incoming states ($1) that are lower than what is held in their relation, and not seen by it. */
+/**
+ * Incoming states ($1) that are lower than what is held in their relation, and not seen by it. Not our region's own:
+ * what comes back from a peer was judged here when it was overruled.
+ */
 export const refusedSql = (set: Shape): string => {
   const { table } = set;
   return `SELECT ${spread("lost")} FROM (SELECT ${candidateOf(table, set.kind, "x", set.columns)} AS lost
   FROM ${set.source(1)} AS x JOIN ${relationOf(table, set.kind)} AS cur ON ${sameKey(table, "cur", "x")}
- WHERE ${outranks("cur", "x", isOwned(table))} AND ${clash(table, set, "x", "cur")}) AS refused`;
+ WHERE (x.cg_version & 1023) <> coregent.region_id() AND ${outranks("cur", "x", isOwned(table))}
+   AND ${clash(table, set, "x", "cur")}) AS refused`;
 };
 
 /**
  * Removes rows that a tombstone outranks, and finds tombstones that a row outranks without having seen them. `keys`:
  * a FROM item with the key's columns; null: all tombstones. A statement of its own, because only a new snapshot
- * sees what others have committed while the batch's statements waited.
+ * sees what others have committed while the batch's statements waited. It also tells whether the conflict log has
+ * entries of this table.
  */
 export const sweepSql = (table: ReplicatedTable, keys: string | null): string => {
   const owned = isOwned(table);
@@ -196,16 +215,17 @@ export const sweepSql = (table: ReplicatedTable, keys: string | null): string =>
   SELECT d.* FROM ${from}${tombstones} AS d${keys === null ? "" : ` ON ${sameKey(table, "d", "k")}`}
 ), gone AS (
   DELETE FROM ${rows} AS cur USING d WHERE ${sameKey(table, "cur", "d")} AND ${outranks("d", "cur", owned)}
-  RETURNING CASE WHEN ${rowLost}
-                 THEN ${candidateOf(table, "row", "cur", table.columns)} END AS lost
-)
+  RETURNING CASE WHEN ${rowLost} THEN ${candidateOf(table, "row", "cur", table.columns)} END AS lost,
+            CASE WHEN cur.cg_version > d.cg_version THEN cur.cg_version END AS floor
+), outlived AS (
+  SELECT CASE WHEN ${tombstoneLost} THEN ${candidateOf(table, "tombstone", "d", table.tombstoneColumns)} END AS lost,
+         CASE WHEN d.cg_version > cur.cg_version THEN d.cg_version END AS floor
+    FROM d JOIN ${rows} AS cur ON ${sameKey(table, "cur", "d")} WHERE ${outranks("cur", "d", owned)}
+), both_kinds AS (SELECT lost, floor FROM gone UNION ALL SELECT lost, floor FROM outlived)
 ${withCandidates(
-  "SELECT count(*)::int AS swept FROM gone",
-  `SELECT ${spread("lost")} FROM (
-     SELECT lost FROM gone WHERE lost IS NOT NULL
-     UNION ALL
-     SELECT ${candidateOf(table, "tombstone", "d", table.tombstoneColumns)}
-       FROM d JOIN ${rows} AS cur ON ${sameKey(table, "cur", "d")}
-      WHERE ${outranks("cur", "d", owned)} AND ${tombstoneLost}) AS candidates`,
+  `SELECT (SELECT count(*) FROM gone)::int AS swept, ${floorOf(table, "floor")},
+          EXISTS (SELECT FROM coregent.conflict WHERE table_name = ${literal(table.name)}) AS reported
+     FROM both_kinds`,
+  `SELECT ${spread("lost")} FROM both_kinds WHERE lost IS NOT NULL`,
 )}`;
 };

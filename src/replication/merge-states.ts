@@ -1,6 +1,7 @@
-import type { Candidate } from "./merge-report.ts";
+import type { State } from "../../conflict/state.ts";
+import type { Candidate, MergeCounts } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
-import { lockAndReplaceSql, refusedSql, upsertSql, type CandidateRow } from "./merge-sql.ts";
+import { lockAndReplaceSql, refusedSql, upsertSql, type CandidateRow, type FloorRow } from "./merge-sql.ts";
 import type { StateSet } from "./states.ts";
 
 export interface Applied {
@@ -10,22 +11,21 @@ export interface Applied {
 }
 
 /** The answer of a statement with candidates: the first row carries the counts, and no key if there are none. */
-export const candidatesIn = (rows: readonly CandidateRow[]): Candidate[] =>
-  rows.flatMap((row) =>
-    row.key === null
-      ? []
-      : [
-          {
-            key: row.key,
-            kind: row.kind,
-            version: BigInt(row.version),
-            base: BigInt(row.base),
-            prev: BigInt(row.prev),
-            seen: (row.seen ?? []).map(BigInt),
-            content: row.content,
-          },
-        ],
-  );
+export const candidatesIn = (rows: readonly CandidateRow[], maybeOld = false): Candidate[] =>
+  rows.flatMap((row) => {
+    if (row.key === null) return [];
+    const stamp = {
+      base: BigInt(row.base),
+      version: BigInt(row.version),
+      prev: BigInt(row.prev),
+      seen: row.seen === null ? null : row.seen.map(BigInt),
+    };
+    const state: State =
+      row.kind === "row"
+        ? { kind: "row", content: row.content ?? "{}", ...stamp }
+        : { kind: "tombstone", ...stamp };
+    return [{ key: row.key, state, maybeOld: maybeOld && row.kind === "tombstone" }];
+  });
 
 /** Keys that come or go between reading and replacing are tried again so often, each time in a new snapshot. */
 const maxRounds = 10;
@@ -38,20 +38,27 @@ export class KeysUnsettled extends Error {
   }
 }
 
-const upsert = async (session: MergeSession, set: StateSet): Promise<Applied> => {
-  const { rows } = await session.query<CandidateRow & { applied: number }>(upsertSql(set), [set.value()]);
+const upsert = async (session: MergeSession, set: StateSet, counts: MergeCounts): Promise<Applied> => {
+  const { rows } = await session.query<CandidateRow & FloorRow & { applied: number }>(upsertSql(set), [
+    set.value(),
+  ]);
+  counts.raiseFloor(rows[0]?.floor ?? null);
   return { applied: rows[0]?.applied ?? 0, candidates: candidatesIn(rows) };
 };
 
-const lockAndReplace = async (session: MergeSession, set: StateSet): Promise<Applied> => {
+type LockedRow = CandidateRow & FloorRow & { replaced: number; inserted: number; kept: number };
+
+const lockAndReplace = async (
+  session: MergeSession,
+  set: StateSet,
+  counts: MergeCounts,
+): Promise<Applied> => {
   const candidates: Candidate[] = [];
   let applied = 0;
   for (let round = 1; round <= maxRounds; round++) {
     // What the rounds before have merged is now held, so that it counts as kept.
-    const { rows } = await session.query<CandidateRow & { replaced: number; inserted: number; kept: number }>(
-      lockAndReplaceSql(set),
-      [set.value()],
-    );
+    const { rows } = await session.query<LockedRow>(lockAndReplaceSql(set), [set.value()]);
+    counts.raiseFloor(rows[0]?.floor ?? null);
     const { replaced, inserted, kept } = rows[0] ?? { replaced: 0, inserted: 0, kept: 0 };
     candidates.push(...candidatesIn(rows));
     applied += replaced + inserted;
@@ -63,6 +70,7 @@ const lockAndReplace = async (session: MergeSession, set: StateSet): Promise<App
 export interface ApplyOptions {
   /** Lock and read before replacing, as must be done before PostgreSQL 18. */
   readonly lockFirst: boolean;
+  readonly counts: MergeCounts;
 }
 
 /**
@@ -75,7 +83,7 @@ export const applyStates = async (
   options: ApplyOptions,
 ): Promise<Applied> => {
   if (set.count === 0) return { applied: 0, candidates: [] };
-  const done = await (options.lockFirst ? lockAndReplace : upsert)(session, set);
+  const done = await (options.lockFirst ? lockAndReplace : upsert)(session, set, options.counts);
   if (done.applied === set.count || !set.table.logsConflicts) return done;
   // A replay, or a state that came too late. Rare, so that the ordinary batch does not pay for asking.
   const refused = await session.query<CandidateRow>(refusedSql(set), [set.value()]);
