@@ -68,6 +68,8 @@ const buildProgram = (context: CliContext, flags: Flags, commands: readonly Regi
       writeOut: (text) => void context.stdout.write(text),
       writeErr: (text) => void context.stderr.write(text),
       outputError: () => undefined,
+      getOutHasColors: () => context.output.color.isColorSupported,
+      getErrHasColors: () => context.output.noteColor.isColorSupported,
       getOutHelpWidth: () => Math.min(context.output.columns, 100),
       getErrHelpWidth: () => Math.min(context.stderr.columns ?? 100, 100),
     })
