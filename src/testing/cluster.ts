@@ -42,7 +42,9 @@ export class TestCluster implements AsyncDisposable {
   region(name: string): TestRegion {
     const found = this.#regions.get(name);
     if (!found)
-      throw new Error(`There is no region ${name}; there are ${[...this.#regions.keys()].join(", ")}`);
+      throw new Error(
+        `There is no region ${name}; there are ${this.regions.map((region) => region.name).join(", ")}`,
+      );
     return found;
   }
 
