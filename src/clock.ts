@@ -4,11 +4,11 @@ import { setTimeout as sleepFor } from "node:timers/promises";
 /** Time as an argument: whoever waits or measures is given one, so that tests can give another. */
 export interface Clock {
   /** Wall clock, milliseconds since 1970. May jump; for what people read and peers compare. */
-  now(): number;
+  readonly now: () => number;
   /** Milliseconds since some moment, never going back; for durations and deadlines. */
-  monotonic(): number;
+  readonly monotonic: () => number;
   /** Resolves after `ms`; rejects at once with the signal's reason when it is aborted. */
-  sleep(ms: number, signal?: AbortSignal): Promise<void>;
+  readonly sleep: (ms: number, signal?: AbortSignal) => Promise<void>;
 }
 
 /** The machine's clock. Made in the composition root, handed to everybody else. */
@@ -51,8 +51,8 @@ export const backoffMs = (options: BackoffOptions, attempt: number, random: Rand
 
 /** Counts failures in a row. `nextMs` for each failure, `reset` after a success. */
 export interface Backoff {
-  nextMs(): number;
-  reset(): void;
+  readonly nextMs: () => number;
+  readonly reset: () => void;
   readonly failures: number;
 }
 

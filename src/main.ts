@@ -6,14 +6,16 @@ import { registerConfig } from "./cli/config.ts";
 import type { CliWorld, RegisterCommand } from "./cli/context.ts";
 import { errorText } from "./cli/error-report.ts";
 import { explainError } from "./cli/explain-error.ts";
+import { OutputClosed } from "./cli/output.ts";
 import { runCli } from "./cli/program.ts";
 import type { ClusterServices } from "./cli/services.ts";
+import { registerStatus } from "./cli/status.ts";
 import { systemClock } from "./clock.ts";
 import { OperatorError } from "./errors.ts";
 
 /** The composition root: the only place that makes a clock, reads the environment or listens to signals. */
 
-const commands: readonly RegisterCommand[] = [registerConfig];
+const commands: readonly RegisterCommand[] = [registerConfig, registerStatus];
 
 const interrupts = new AbortController();
 let listening = false;
@@ -42,7 +44,7 @@ const endQuietlyOnClosedPipe = (): void => {
       if (error.code !== "EPIPE") {
         throw error;
       }
-      interrupts.abort(error);
+      interrupts.abort(new OutputClosed("the reader of our output has gone", { cause: error }));
     });
   }
 };

@@ -36,6 +36,11 @@ export interface Output {
   readonly progress: (text: string) => void;
 }
 
+/** Why a command is interrupted when the reader of its output has gone (`| head`): no failure, but nothing is left to say. */
+export class OutputClosed extends Error {
+  override readonly name = "OutputClosed";
+}
+
 export interface OutputOptions {
   readonly stdout: TextStream;
   readonly stderr: TextStream;

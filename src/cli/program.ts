@@ -5,7 +5,7 @@ import { version } from "../version.ts";
 import { commandGroups, type CliContext, type CliWorld, type RegisterCommand } from "./context.ts";
 import { errorJson, errorText } from "./error-report.ts";
 import { explainError } from "./explain-error.ts";
-import { createOutput, type Output } from "./output.ts";
+import { createOutput, OutputClosed, type Output } from "./output.ts";
 
 const summary =
   "Coregent makes several PostgreSQL masters, one in each region, behave as one database\n" +
@@ -116,6 +116,9 @@ const inOrder = (commands: readonly Command[]): Command[] => {
 const reportError = (error: unknown, output: Output, flags: Flags): ExitCode => {
   if (error instanceof CommanderError && isHelp(error)) {
     return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+  }
+  if (error instanceof OutputClosed) {
+    return exitCodes.ok;
   }
   const operatorError = explainError(error);
   output.note(

@@ -18,7 +18,7 @@ describe("backoff", () => {
           const wait = backoffMs(options, attempt, () => chance);
           const ceiling = backoffCeilingMs(options, attempt);
           expect(wait).toBeGreaterThanOrEqual(ceiling / 2);
-          expect(wait).toBeLessThan(ceiling);
+          expect(wait).toBeLessThanOrEqual(ceiling);
         },
       ),
     );

@@ -60,3 +60,38 @@ test("a reader that goes away early is no error", async () => {
   ]);
   expect([code, stderr]).toEqual([0, ""]);
 });
+
+/** Nothing listens at port 1, so `status --watch` shows that at once and goes on. */
+const unreachable = `cluster: weightbook
+regions:
+  - name: moldova
+    id: 1
+    latitude: 47
+    longitude: 28
+    postgres: postgres://app:canary@127.0.0.1:1/weightbook
+    api: http://127.0.0.1:1
+`;
+
+const watchUntilShown = async (cwd: string): Promise<ReturnType<typeof start>> => {
+  const child = start(["status", "--watch", "--interval", "0.1"], cwd);
+  await once(child.stdout, "data");
+  return child;
+};
+
+test("a view that goes on ends when its reader goes away", async () => {
+  await using folder = await folderWith({ "coregent.yaml": unreachable });
+  const child = await watchUntilShown(folder.path);
+  child.stdout.destroy();
+  const [code, signal] = (await once(child, "close")) as [number | null, string | null];
+  expect([code, signal]).toEqual([1, null]);
+});
+
+test.each(["SIGINT", "SIGTERM"] as const)("a view that goes on ends in order by %s", async (name) => {
+  await using folder = await folderWith({ "coregent.yaml": unreachable });
+  const child = await watchUntilShown(folder.path);
+  child.stdout.resume();
+  child.kill(name);
+  const [code, signal] = (await once(child, "close")) as [number | null, string | null];
+  // 1, the code of the last report, and not death by the signal.
+  expect([code, signal]).toEqual([1, null]);
+});

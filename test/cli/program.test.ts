@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { RegisterCommand } from "../../src/cli/context.ts";
+import { OutputClosed } from "../../src/cli/output.ts";
 import { OperatorError } from "../../src/errors.ts";
 import { exampleEnv, exampleYaml } from "../regions/example.ts";
 import { folderWith, run } from "./harness.ts";
@@ -8,8 +9,7 @@ import { folderWith, run } from "./harness.ts";
 const failing =
   (error: unknown): RegisterCommand =>
   (program) => {
-    program.command("fail").action(async () => {
-      await Promise.resolve();
+    program.command("fail").action(() => {
       throw error;
     });
   };
@@ -178,6 +178,11 @@ describe("colours", () => {
       colored,
     ]);
   });
+});
+
+test("a reader that has gone is no failure, and nothing is said", async () => {
+  const closed = await run(["fail"], { commands: [failing(new OutputClosed())] });
+  expect(closed).toEqual({ code: 0, stdout: "", stderr: "" });
 });
 
 test("the version is the package's", async () => {
