@@ -1,0 +1,197 @@
+import { link, mkdir, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import process from "node:process";
+import { removeDataFolder } from "../embedded/data-folder.ts";
+import { processStart, signal, waitUntil } from "../embedded/processes.ts";
+import { OperatorError } from "../errors.ts";
+
+/**
+ * The demo's data folder. One process works in it at a time: the one that `demo.lock` names, as long as it lives.
+ *
+ *     coregent.yaml            the cluster, for every command run beside it
+ *     demo.json                seed and ports, kept over restarts; it marks the folder as a demo's
+ *     demo.lock                who works here
+ *     processes.json           servers and agents that were started, so that none is left behind
+ *     agents/<region>.yaml     what the agents use: the peers' databases through the simulated network
+ *     data/<region>/           PostgreSQL's data
+ *     logs/
+ */
+export class DemoFolder implements AsyncDisposable {
+  readonly path: string;
+
+  private constructor(path: string) {
+    this.path = path;
+  }
+
+  /**
+   * Makes the folder if need be and locks it; stops what a demo that was killed left running here.
+   * @throws OperatorError CG-DEMO-RUNNING, CG-DEMO-FOLDER
+   */
+  static async open(path: string): Promise<DemoFolder> {
+    await refuseForeign(path);
+    await mkdir(path, { recursive: true });
+    await takeLock(path);
+    const folder = new DemoFolder(path);
+    try {
+      for (const name of ["agents", "data", "logs"]) {
+        await mkdir(folder.file(name), { recursive: true });
+      }
+      await folder.#stopLeftovers();
+    } catch (error) {
+      await folder[Symbol.asyncDispose]();
+      throw error;
+    }
+    return folder;
+  }
+
+  file(...parts: readonly string[]): string {
+    return join(this.path, ...parts);
+  }
+
+  get configFile(): string {
+    return this.file("coregent.yaml");
+  }
+
+  dataDir(region: string): string {
+    return this.file("data", region);
+  }
+
+  async readSettings(): Promise<DemoSettings | null> {
+    return readJson<DemoSettings>(this.file("demo.json"));
+  }
+
+  async writeSettings(settings: DemoSettings): Promise<void> {
+    await writeFile(this.file("demo.json"), `${JSON.stringify(settings, null, 2)}\n`);
+  }
+
+  /** To be called whenever one was started. */
+  async recordProcesses(pids: readonly number[]): Promise<void> {
+    const records = pids.map((pid): ProcessRecord => ({ pid, start: processStart(pid) }));
+    await writeFile(this.file("processes.json"), JSON.stringify(records));
+  }
+
+  /** Removes all that a demo made, and the folder if nothing else is in it. */
+  async purge(): Promise<void> {
+    for (const region of await readdir(this.file("data"))) {
+      if (!region.endsWith(".log")) {
+        await removeDataFolder(this.dataDir(region));
+      }
+    }
+    for (const name of [
+      "agents",
+      "data",
+      "logs",
+      "processes.json",
+      "coregent.yaml",
+      "demo.json",
+      "demo.lock",
+    ]) {
+      await rm(this.file(name), { recursive: true, force: true });
+    }
+    await rmdir(this.path).catch(() => undefined);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.file("demo.lock"), { force: true });
+  }
+
+  async #stopLeftovers(): Promise<void> {
+    const records = (await readJson<ProcessRecord[]>(this.file("processes.json"))) ?? [];
+    const left = records.filter(({ pid, start }) => start !== null && processStart(pid) === start);
+    const gone = (): boolean => left.every(({ pid, start }) => processStart(pid) !== start);
+    // SIGQUIT: PostgreSQL ends at once and recovers at its next start; an agent's merges are safe to repeat.
+    for (const name of ["SIGQUIT", "SIGKILL"] as const) {
+      for (const { pid, start } of left) {
+        if (processStart(pid) === start) {
+          signal(pid, name);
+        }
+      }
+      if (await waitUntil(gone, 10_000)) {
+        return;
+      }
+    }
+    throw new Error(`processes ${left.map(({ pid }) => pid).join(", ")} of an earlier demo do not end`);
+  }
+}
+
+export interface DemoSettings {
+  readonly seed: number;
+  /** By region. */
+  readonly ports: Readonly<Record<string, RegionPorts>>;
+}
+
+export interface RegionPorts {
+  readonly postgres: number;
+  readonly api: number;
+}
+
+interface ProcessRecord {
+  readonly pid: number;
+  /** Tells the process from a later one of the same pid. */
+  readonly start: string | null;
+}
+
+const readJson = async <T>(file: string): Promise<T | null> => {
+  const text = await readFile(file, "utf8").catch(() => null);
+  try {
+    return text === null ? null : (JSON.parse(text) as T);
+  } catch {
+    // Cut short by a crash while it was written: as good as none.
+    return null;
+  }
+};
+
+/** A folder with somebody's own coregent.yaml, or with anything but a demo in it, is not ours to write in. */
+const refuseForeign = async (path: string): Promise<void> => {
+  const names = await readdir(path).catch((error: NodeJS.ErrnoException): string[] => {
+    if (error.code === "ENOENT") {
+      return [];
+    }
+    throw new OperatorError("CG-DEMO-FOLDER", `${path} cannot be used as the demo's folder (${error.code})`, {
+      remedy: "Name another one with --data DIR.",
+      cause: error,
+    });
+  });
+  // Without demo.json it may be one that was killed before it wrote that.
+  const foreign = names.find((name) => !/^(demo\.lock.*|processes\.json|agents|data|logs)$/.test(name));
+  if (foreign !== undefined && !names.includes("demo.json")) {
+    throw new OperatorError("CG-DEMO-FOLDER", `${path} holds other things than a demo (${foreign})`, {
+      remedy: "Name an empty or a new folder with --data DIR.",
+    });
+  }
+};
+
+interface LockContent {
+  readonly pid: number;
+  readonly start: string | null;
+}
+
+/** Linked into place whole, so that nobody reads half of it, and only one of two that come at once gets it. */
+const takeLock = async (path: string): Promise<void> => {
+  const lock = join(path, "demo.lock");
+  const draft = `${lock}.${process.pid}`;
+  const mine: LockContent = { pid: process.pid, start: processStart(process.pid) };
+  await writeFile(draft, JSON.stringify(mine));
+  try {
+    for (let attempt = 0; attempt < 3; attempt += 1) {
+      try {
+        await link(draft, lock);
+        return;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "EEXIST") {
+          throw error;
+        }
+      }
+      const holder = await readJson<LockContent>(lock);
+      if (holder !== null && holder.start !== null && processStart(holder.pid) === holder.start) {
+        throw new OperatorError("CG-DEMO-RUNNING", `a demo runs in ${path} already (process ${holder.pid})`, {
+          remedy: "Stop it with Ctrl-C, or start this one in a folder of its own with --data DIR.",
+        });
+      }
+      await rm(lock, { force: true });
+    }
+    throw new Error(`${lock} comes back whenever it is removed`);
+  } finally {
+    await rm(draft, { force: true });
+  }
+};
