@@ -1,0 +1,91 @@
+import { createHash } from "node:crypto";
+import type { ClientBase } from "pg";
+import { qualified } from "../identifiers.ts";
+import { ours, publicationName, tombstoneName } from "./names.ts";
+import type { WantedTable } from "./table.ts";
+import { tableTriggers, triggerFunctions, type StampingRegion, type TriggerFunction } from "./triggers.ts";
+
+/** Digest of all that is made for a table: another one means that it is to be made again. */
+export const definitionOf = (table: WantedTable, region: StampingRegion): string =>
+  createHash("md5")
+    .update(
+      JSON.stringify([
+        table,
+        triggerFunctions(table, region),
+        tableTriggers(table, region).map((trigger) => [trigger, trigger.event("x")]),
+      ]),
+    )
+    .digest("hex");
+
+interface Facts {
+  definition: string | null;
+  columns: string[];
+  tombstone_there: boolean;
+  published: boolean;
+  tombstone_published: boolean;
+  triggers: { name: string; enabled: string; function: string }[];
+  functions: { name: string; body: string; definer: boolean; config: string[] | null }[];
+  partitions_without: string[];
+}
+
+const factsSql = `
+SELECT (SELECT definition FROM coregent.replicated_table WHERE name = $3) AS definition,
+       ARRAY(SELECT attname::text FROM pg_attribute
+              WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attname LIKE 'cg\\_%') AS columns,
+       to_regclass($2) IS NOT NULL AS tombstone_there,
+       EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                WHERE p.pubname = $4 AND r.prrelid = $1::regclass) AS published,
+       EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                WHERE p.pubname = $4 AND r.prrelid = to_regclass($2)) AS tombstone_published,
+       (SELECT coalesce(json_agg(json_build_object('name', g.tgname, 'enabled', g.tgenabled, 'function', p.proname)), '[]')
+          FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+         WHERE g.tgrelid = $1::regclass AND NOT g.tgisinternal AND p.pronamespace = 'coregent'::regnamespace) AS triggers,
+       (SELECT coalesce(json_agg(json_build_object(
+                 'name', p.proname, 'body', p.prosrc, 'definer', p.prosecdef, 'config', p.proconfig)), '[]')
+          FROM pg_proc p WHERE p.pronamespace = 'coregent'::regnamespace AND p.proname = ANY ($5::text[])) AS functions,
+       ARRAY(SELECT x.relname::text FROM pg_partition_tree($1::regclass) t JOIN pg_class x ON x.oid = t.relid
+              WHERE t.level > 0 AND NOT EXISTS (
+                SELECT FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+                 WHERE g.tgrelid = x.oid AND p.pronamespace = 'coregent'::regnamespace AND p.proname = $6
+                   AND g.tgenabled = 'O')
+              ORDER BY 1) AS partitions_without`;
+
+const isAsMade = (fn: TriggerFunction, facts: Facts): boolean =>
+  facts.functions.some(
+    (found) => found.name === fn.name && found.body === fn.body && found.definer === fn.definer,
+  );
+
+/** What of a table is missing or is not as it would be made now, in words; empty: nothing is to be done. */
+export const inspectTable = async (
+  client: ClientBase,
+  table: WantedTable,
+  region: StampingRegion,
+): Promise<{ readonly registered: boolean; readonly lacks: readonly string[] }> => {
+  const functions = triggerFunctions(table, region);
+  const truncate = functions.find((fn) => fn.name.startsWith("truncate_"));
+  const { rows } = await client.query<Facts>(factsSql, [
+    qualified(table.schema, table.table),
+    ours(tombstoneName(table.schema, table.table)),
+    table.name,
+    publicationName,
+    functions.map((fn) => fn.name),
+    truncate?.name,
+  ]);
+  const facts = rows[0];
+  if (facts === undefined || facts.definition === null) return { registered: false, lacks: [] };
+  const lacks: string[] = [];
+  const columns = ["cg_version", "cg_prev", "cg_seen", ...(table.ownerColumn === null ? [] : ["cg_base"])];
+  for (const column of columns) if (!facts.columns.includes(column)) lacks.push(`column ${column}`);
+  if (!facts.tombstone_there) lacks.push("tombstone relation");
+  if (!facts.published) lacks.push("publication");
+  if (facts.tombstone_there && !facts.tombstone_published) lacks.push("publication of tombstones");
+  for (const trigger of tableTriggers(table, region)) {
+    const found = facts.triggers.find((each) => each.name === trigger.name);
+    if (found?.function !== trigger.function) lacks.push(`trigger ${trigger.name}`);
+    else if (found.enabled !== "O") lacks.push(`trigger ${trigger.name}, which is disabled`);
+  }
+  for (const fn of functions) if (!isAsMade(fn, facts)) lacks.push(`function ${fn.name}`);
+  for (const name of facts.partitions_without) lacks.push(`truncate trigger of partition ${name}`);
+  if (lacks.length === 0 && facts.definition !== definitionOf(table, region)) lacks.push("settings");
+  return { registered: true, lacks };
+};

@@ -1,0 +1,36 @@
+import { createHash } from "node:crypto";
+import { identifier } from "../identifiers.ts";
+
+/** Cut to at most `bytes` bytes of UTF-8 without breaking a character: the server cuts longer names by itself. */
+const cut = (text: string, bytes: number): string => {
+  let length = 0;
+  let kept = "";
+  for (const character of text) {
+    length += Buffer.byteLength(character);
+    if (length > bytes) break;
+    kept += character;
+  }
+  return kept;
+};
+
+/** What the names of all objects made for one table end with: readable, and distinct for distinct tables. */
+export const tableSlug = (schema: string, table: string): string => {
+  const digest = createHash("md5").update(`${schema}.${table}`).digest("hex");
+  return `${cut(table, 40)}_${digest.slice(0, 8)}`;
+};
+
+/** Name of the table's tombstone relation, in schema `coregent`. At most 63 bytes. */
+export const tombstoneName = (schema: string, table: string): string =>
+  `tombstone_${tableSlug(schema, table)}`;
+
+/** A name in our schema, quoted. */
+export const ours = (name: string): string => `coregent.${identifier(name)}`;
+
+export const publicationName = "coregent";
+
+/** The slot that consumer `target` reads at `source`; both are region ids. */
+export const slotName = (cluster: string, source: number, target: number): string =>
+  `coregent_${cluster}_${source}_${target}`;
+
+/** The replication origin under which a region merges what comes from `source`. */
+export const originName = (cluster: string, source: number): string => `coregent_${cluster}_${source}`;
