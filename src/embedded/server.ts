@@ -151,17 +151,23 @@ export class Server implements AsyncDisposable {
     }
   }
 
-  /** `fast` ends sessions and writes a checkpoint; `immediate` leaves that to the recovery at the next start. */
-  async stop(mode: "fast" | "immediate" = "fast"): Promise<void> {
+  /**
+   * `fast` ends sessions and writes a checkpoint; `immediate` leaves that to the recovery at the next start.
+   * @returns whether it ended so in 30 s, without being forced to
+   */
+  async stop(mode: "fast" | "immediate" = "fast"): Promise<boolean> {
     const child = this.#child;
+    let asAsked = true;
     if (this.running && child?.pid !== undefined) {
       child.ref();
       signal(child.pid, mode === "fast" ? "SIGINT" : "SIGQUIT");
-      if (mode === "fast" && !(await this.#ended(30_000))) signal(child.pid, "SIGQUIT");
-      if (!(await this.#ended(10_000))) await this.kill();
+      asAsked = await this.#ended(30_000);
+      if (!asAsked && mode === "fast") signal(child.pid, "SIGQUIT");
+      if (!asAsked && !(await this.#ended(10_000))) await this.kill();
     }
     this.#forget();
     await unclaim(this.#place.folder);
+    return asAsked;
   }
 
   /** SIGKILL to all its processes at once, as by a power failure. */
