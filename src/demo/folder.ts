@@ -1,4 +1,5 @@
-import { link, mkdir, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
+import { randomUUID } from "node:crypto";
+import { link, mkdir, readdir, readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import process from "node:process";
 import { removeDataFolder } from "../embedded/data-folder.ts";
@@ -169,29 +170,47 @@ interface LockContent {
 /** Linked into place whole, so that nobody reads half of it, and only one of two that come at once gets it. */
 const takeLock = async (path: string): Promise<void> => {
   const lock = join(path, "demo.lock");
-  const draft = `${lock}.${process.pid}`;
+  const draft = `${lock}.${randomUUID()}`;
+  const aside = `${draft}.old`;
   const mine: LockContent = { pid: process.pid, start: processStart(process.pid) };
   await writeFile(draft, JSON.stringify(mine));
   try {
-    for (let attempt = 0; attempt < 3; attempt += 1) {
-      try {
-        await link(draft, lock);
-        return;
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "EEXIST") {
+    while (!(await linked(draft, lock))) {
+      await refuseIfHeld(path, lock);
+      // Its holder is gone. It is put aside and looked at again, as another demo may have taken it over just now.
+      if (await renamed(lock, aside)) {
+        await refuseIfHeld(path, aside).catch(async (error: unknown) => {
+          await linked(aside, lock);
           throw error;
-        }
-      }
-      const holder = await readJson<LockContent>(lock);
-      if (holder !== null && holder.start !== null && processStart(holder.pid) === holder.start) {
-        throw new OperatorError("CG-DEMO-RUNNING", `a demo runs in ${path} already (process ${holder.pid})`, {
-          remedy: "Stop it with Ctrl-C, or start this one in a folder of its own with --data DIR.",
         });
       }
-      await rm(lock, { force: true });
     }
-    throw new Error(`${lock} comes back whenever it is removed`);
   } finally {
     await rm(draft, { force: true });
+    await rm(aside, { force: true });
+  }
+};
+
+const linked = (from: string, to: string): Promise<boolean> => unless("EEXIST", link(from, to));
+const renamed = (from: string, to: string): Promise<boolean> => unless("ENOENT", rename(from, to));
+
+const unless = async (code: string, work: Promise<void>): Promise<boolean> => {
+  try {
+    await work;
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === code) {
+      return false;
+    }
+    throw error;
+  }
+};
+
+const refuseIfHeld = async (path: string, lock: string): Promise<void> => {
+  const holder = await readJson<LockContent>(lock);
+  if (holder !== null && holder.start !== null && processStart(holder.pid) === holder.start) {
+    throw new OperatorError("CG-DEMO-RUNNING", `a demo runs in ${path} already (process ${holder.pid})`, {
+      remedy: "Stop it with Ctrl-C, or start this one in a folder of its own with --data DIR.",
+    });
   }
 };
