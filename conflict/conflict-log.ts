@@ -41,7 +41,7 @@ export interface Merged {
   readonly held: State;
   /** False: what was held stays, and nothing is written. */
   readonly replaces: boolean;
-  /** To be added to the log, unless this region's report of this loser is there. */
+  /** To be added to the log, unless this region has reported this loser before: the report stands, or was retracted. */
   readonly report: Report | null;
   /** The region's floor (`Write.above`) must not be lower from now on; 0n: no demand. */
   readonly floor: Version;

@@ -193,7 +193,7 @@ export class Cluster {
     if (report !== null) {
       const { loser, winner, type } = report;
       const entry = reportKey(key, loser.version, this.#rules.reportsPerRegion ? at.id : 0);
-      if (at.held.get(entry)?.kind !== "row")
+      if (!at.held.has(entry))
         this.#stamp(at, entry, { content: `${type} ${loser.version} ${winner.version}`, authority: false });
     }
     if (this.#rules.retractsOnConflictOnly ? report !== null : replaces) this.#retract(at, key, held);

@@ -5,7 +5,7 @@ import { merge, retracts } from "../../conflict/conflict-log.ts";
 import { latticeFunctionsSql, outranks } from "../../conflict/sql.ts";
 import { compareStates, seenAfter } from "../../conflict/state.ts";
 import { MAX_CLOCK_MICROS, MAX_MICROS, nextVersion, pack } from "../../conflict/version.ts";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { createDatabase, eventually, type TestDatabase } from "../support/database.ts";
 import { clockMicros, region, state, version } from "./arbitraries.ts";
 import { runs } from "./runs.ts";
 
@@ -188,10 +188,20 @@ describe("the functions in SQL", () => {
     await other.query("SELECT coregent.raise_floor(4000), coregent.raise_floor(6000)");
     expect(await floor()).toBe("6000");
     await one.query("ROLLBACK");
-    const raise = async (session: typeof one, from: number) => {
-      for (let v = from; v > from - 20; v--) await session.query("SELECT coregent.raise_floor($1)", [v]);
-    };
-    await Promise.all([raise(one, 7_000), raise(other, 6_999)]);
+    // A lower one that has found the floor low, and waits while a higher one sets it.
+    const lock = "hashtextextended('coregent.floor', 0)";
+    await one.query(`SELECT pg_advisory_lock(${lock})`);
+    await other.query("SET lock_timeout = 0");
+    const lower = other.query("SELECT coregent.raise_floor(6500)");
+    await eventually(async () => {
+      const waiting = await db.query(
+        "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+      );
+      return waiting.length === 1;
+    });
+    await one.query("SELECT setval('coregent.floor', 7000)");
+    await one.query(`SELECT pg_advisory_unlock(${lock})`);
+    await lower;
     expect(await floor()).toBe("7000");
   });
 });
