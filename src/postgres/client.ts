@@ -4,7 +4,7 @@ import { Client, Pool, type ClientBase, type ClientConfig } from "pg";
  * Settings that change what values look like on the wire or what a session waits for. They are pinned in
  * every session of ours, because regions may differ in them (FAULTS 42).
  */
-const pinned: Record<string, string> = {
+export const pinnedSettings: Readonly<Record<string, string>> = {
   DateStyle: "ISO, YMD",
   IntervalStyle: "postgres",
   TimeZone: "UTC",
@@ -45,7 +45,7 @@ const clientConfig = (url: string, options: ConnectOptions): ClientConfig => ({
 
 /** Sets by set_config and not by start-up options, which connection poolers and some hosts refuse. */
 const pin = async (client: ClientBase, settings: Readonly<Record<string, string>> = {}): Promise<void> => {
-  const all = { ...pinned, ...settings };
+  const all = { ...pinnedSettings, ...settings };
   await client.query(
     `SELECT set_config(s.name, s.value, false)
        FROM unnest($1::text[], $2::text[]) AS s(name, value)

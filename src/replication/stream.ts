@@ -1,0 +1,310 @@
+import type { Buffer } from "node:buffer";
+import { Socket } from "node:net";
+import type { Client } from "pg";
+import { LogicalReplicationService } from "pg-logical-replication";
+import type { Clock } from "../clock.ts";
+import { pinnedSettings } from "../postgres/client.ts";
+import { identifier, literal } from "../postgres/identifiers.ts";
+import { formatLsn, parseLsn } from "./lsn.ts";
+import type { WalsenderState } from "./slot.ts";
+import { judgeSilence, statusIntervalMs } from "./stream-rules.ts";
+
+export interface StreamOptions {
+  readonly url: string;
+  readonly applicationName: string;
+  readonly slot: string;
+  readonly publication: string;
+  /** Transactions that commit before are not sent. At least what the slot has confirmed. */
+  readonly from: bigint;
+  readonly binary: boolean;
+  /** Leaves out changes that the source itself merged, if its merge sessions have a replication origin. */
+  readonly ownChangesOnly: boolean;
+  readonly connectTimeoutMs: number;
+  readonly silenceTimeoutMs: number;
+  readonly clock: Clock;
+  /** What may be confirmed to the source; above 0. Asked whenever a status is due. */
+  confirmed(): bigint;
+  /** What the source's walsender is doing, asked on another session. A rejection or no answer: unreachable. */
+  inspectWalsender(pid: number): Promise<WalsenderState>;
+}
+
+export interface StreamSink {
+  /** One message of pgoutput. Its memory is overwritten after the call. An error ends the stream. */
+  message(message: Buffer): void;
+  /** The source has sent everything before `lsn`. `time`: its clock, microseconds since 1970. */
+  keepalive(lsn: bigint, time: bigint): void;
+  /** The stream has ended, for whatever reason. Called once, after which nothing else is. */
+  ended(error: Error): void;
+}
+
+/** The source has ended the stream, or does not answer any more. */
+export class StreamLost extends Error {
+  readonly reaction = "retry";
+}
+
+/** The library counts from the year 2000 without the leap days since 1970. */
+const libraryClockErrorMs = 7 * 24 * 3_600_000;
+
+const asError = (value: unknown): Error => (value instanceof Error ? value : new StreamLost(String(value)));
+
+type Plugin = Parameters<LogicalReplicationService["subscribe"]>[0];
+
+/**
+ * One replication connection, for one attempt: it is opened, streams, and ends once. Transport is
+ * pg-logical-replication; this class gives it a decoder, takes its acknowledging over, and sees that whatever fails ends in
+ * `sink.ended` and in nothing else.
+ */
+export class ReplicationStream implements AsyncDisposable {
+  readonly #options: StreamOptions;
+  readonly #sink: StreamSink;
+  readonly #service: LogicalReplicationService;
+  readonly #end = new AbortController();
+  readonly #started = Promise.withResolvers<void>();
+  #socket: Socket | null = null;
+  #client: Client | null = null;
+  #statusEveryMs = 10_000;
+  #received = 0;
+  #paused = false;
+  #disposed: Promise<void> | null = null;
+
+  private constructor(options: StreamOptions, sink: StreamSink) {
+    this.#options = options;
+    this.#sink = sink;
+    // It may be rejected when nobody waits for it any more.
+    this.#started.promise.catch(() => undefined);
+    this.#service = new LogicalReplicationService(
+      {
+        connectionString: options.url,
+        application_name: options.applicationName.slice(0, 63),
+        connectionTimeoutMillis: options.connectTimeoutMs,
+        keepAlive: true,
+        keepAliveInitialDelayMillis: 10_000,
+        // Our own socket, so that it can be destroyed at any time, also before there is a session.
+        stream: () => (this.#socket = new Socket()),
+      },
+      { acknowledge: { auto: false, timeoutSeconds: 0 } },
+    );
+  }
+
+  /**
+   * Connects and starts to stream. Messages may come before the promise resolves.
+   * @throws what made it fail; `sink.ended` is called as well
+   */
+  static async open(
+    options: StreamOptions,
+    sink: StreamSink,
+    signal: AbortSignal,
+  ): Promise<ReplicationStream> {
+    signal.throwIfAborted();
+    if (options.confirmed() <= 0n) {
+      throw new Error("a stream starts with a confirmed position: the slot's");
+    }
+    const stream = new ReplicationStream(options, sink);
+    const abort = (): void => stream.#fail(asError(signal.reason));
+    signal.addEventListener("abort", abort, { once: true });
+    stream.#end.signal.addEventListener("abort", () => signal.removeEventListener("abort", abort));
+    try {
+      await stream.#start();
+      return stream;
+    } catch (error) {
+      await stream[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** Aborted, with the error as its reason, when the stream has ended. */
+  get ended(): AbortSignal {
+    return this.#end.signal;
+  }
+
+  pause(): void {
+    this.#paused = true;
+    this.#transport?.pause();
+  }
+
+  resume(): void {
+    this.#paused = false;
+    this.#transport?.resume();
+  }
+
+  /** Tells the source now what is confirmed; it is told regularly besides. */
+  sendStatus(ping = false): void {
+    // The library sends the position after the one it is given.
+    const position = formatLsn(this.#options.confirmed() - 1n);
+    this.#service.acknowledge(position, ping).catch((error: unknown) => this.#fail(asError(error)));
+  }
+
+  /** Ends the stream and waits until its connection is closed. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#fail(new StreamLost("the stream was closed"));
+    this.#disposed ??= this.#close();
+    await this.#disposed;
+  }
+
+  /** The socket, or what encrypts it. */
+  get #transport(): { pause(): unknown; resume(): unknown; destroy(): unknown } | null {
+    return this.#client?.connection.stream ?? this.#socket;
+  }
+
+  async #start(): Promise<void> {
+    const service = this.#service;
+    service.on("error", (error) => this.#fail(error));
+    service.on("start", () => this.#started.resolve());
+    service.on("heartbeat", (lsn, timestamp, urgent) => this.#keepalive(lsn, timestamp, urgent));
+    service
+      .subscribe(this.#plugin(), this.#options.slot, formatLsn(this.#options.from))
+      .then(() => this.#fail(new StreamLost("the source has ended the stream")))
+      .catch((error: unknown) => this.#fail(asError(error)));
+    const { connectTimeoutMs } = this.#options;
+    const started = this.#started.promise.then(() => "started" as const);
+    if ((await this.#within(connectTimeoutMs, started)) === null) {
+      throw new StreamLost(`no stream within ${connectTimeoutMs} ms`);
+    }
+    this.sendStatus();
+    void this.#report();
+    void this.#watch();
+  }
+
+  #plugin(): Plugin {
+    const plugin = {
+      name: "pgoutput",
+      options: {},
+      start: async (client: Client, slot: string, from: string): Promise<unknown> => {
+        this.#client = client;
+        if (this.#paused) {
+          this.#transport?.pause();
+        }
+        await client.query(pinSql);
+        const { rows } = await client.query<{ ms: string }>(timeoutSql);
+        this.#statusEveryMs = statusIntervalMs(Number(rows[0]?.ms ?? 0));
+        return client.query(startSql(slot, from, this.#options));
+      },
+      parse: (message: Buffer): undefined => this.#guarded(() => this.#sink.message(message)),
+    };
+    return plugin;
+  }
+
+  /** An error thrown to the library's caller would end the process. */
+  #guarded(handle: () => void): undefined {
+    if (this.#end.signal.aborted) {
+      return;
+    }
+    this.#received += 1;
+    try {
+      handle();
+    } catch (error) {
+      this.#fail(asError(error));
+    }
+  }
+
+  #keepalive(lsn: string, timestamp: number, urgent: boolean): void {
+    this.#guarded(() => {
+      this.#sink.keepalive(parseLsn(lsn), BigInt(timestamp + libraryClockErrorMs) * 1000n);
+      if (urgent) {
+        this.sendStatus();
+      }
+    });
+  }
+
+  /** The regular status, also in the middle of a long transaction. */
+  async #report(): Promise<void> {
+    await this.#every(this.#statusEveryMs, async () => this.sendStatus());
+  }
+
+  /** Notices a connection that is dead without having been closed. */
+  async #watch(): Promise<void> {
+    const { silenceTimeoutMs } = this.#options;
+    let before = -1;
+    let quarters = 0;
+    await this.#every(silenceTimeoutMs / 4, async () => {
+      const heard = this.#received !== before || this.#paused;
+      before = this.#received;
+      quarters = heard ? 0 : quarters + 1;
+      const verdict = judgeSilence(quarters);
+      if (verdict === "ping") {
+        this.sendStatus(true);
+      } else if (verdict === "probe") {
+        const state = await this.#probe();
+        if (state !== "busy" && this.#received === before) {
+          this.#fail(new StreamLost(`silent for ${silenceTimeoutMs} ms; its walsender is ${state}`));
+        }
+      }
+    });
+  }
+
+  async #every(ms: number, work: () => Promise<void>): Promise<void> {
+    try {
+      for (;;) {
+        await this.#options.clock.sleep(ms, this.#end.signal);
+        await work();
+      }
+    } catch (error) {
+      this.#fail(asError(error));
+    }
+  }
+
+  async #probe(): Promise<WalsenderState | "unreachable"> {
+    const pid = (this.#client as { processID?: number } | null)?.processID ?? 0;
+    const answer = this.#options.inspectWalsender(pid).catch(() => "unreachable" as const);
+    return (await this.#within(this.#options.connectTimeoutMs, answer)) ?? "unreachable";
+  }
+
+  /** Null when it takes longer. */
+  async #within<T>(ms: number, work: Promise<T>): Promise<T | null> {
+    const timer = new AbortController();
+    try {
+      const timeout = this.#options.clock.sleep(ms, timer.signal).then(
+        () => null,
+        () => null,
+      );
+      return await Promise.race([work, timeout]);
+    } finally {
+      timer.abort();
+    }
+  }
+
+  /** The only place where a stream ends. The first reason counts. */
+  #fail(error: Error): void {
+    if (this.#end.signal.aborted) {
+      return;
+    }
+    this.#end.abort(error);
+    this.#started.reject(error);
+    this.#transport?.destroy();
+    this.#socket?.destroy();
+    this.#sink.ended(error);
+  }
+
+  /** What comes late from the driver goes nowhere: the library removes its listeners, and an `error` needs one. */
+  async #close(): Promise<void> {
+    await this.#within(
+      1_000,
+      this.#service.stop().catch(() => undefined),
+    );
+    this.#client?.on("error", () => undefined);
+    this.#client?.connection.on("error", () => undefined);
+    this.#service.removeAllListeners();
+    this.#service.on("error", () => undefined);
+  }
+}
+
+const pinSql = `SELECT set_config(s.name, s.value, false)
+  FROM (VALUES ${Object.entries(pinnedSettings)
+    .map(([name, value]) => `(${literal(name)}, ${literal(value)})`)
+    .join(", ")}) AS s(name, value)
+  JOIN pg_catalog.pg_settings p ON lower(p.name) = lower(s.name)`;
+
+const timeoutSql = "SELECT setting AS ms FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+
+/** Version 1 of the protocol has all that is needed: whole transactions, in the order of their commits. */
+const startSql = (slot: string, from: string, options: StreamOptions): string => {
+  const settings: Record<string, string> = {
+    proto_version: "1",
+    publication_names: identifier(options.publication),
+    binary: String(options.binary),
+    messages: "false",
+    origin: options.ownChangesOnly ? "none" : "any",
+  };
+  const list = Object.entries(settings).map(([name, value]) => `${name} ${literal(value)}`);
+  return `START_REPLICATION SLOT ${identifier(slot)} LOGICAL ${from} (${list.join(", ")})`;
+};
