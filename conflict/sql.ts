@@ -129,6 +129,9 @@ RETURN (loser_was_held OR (loser_version & 1023) <> coregent.region_id())
 export const floorSequenceSql = `
 CREATE SEQUENCE IF NOT EXISTS coregent.floor AS bigint MINVALUE 1 START 1 NO CYCLE`;
 
+/** Every role that writes stamps, and without this the server answers NULL (17 on) or refuses (16). */
+const floorGrantSql = "GRANT SELECT ON SEQUENCE coregent.floor TO PUBLIC";
+
 /** `coregent.floor_version()`: 0 while no merge has replaced a higher version by a lower. Never NULL. */
 export const floorVersionSql = `
 CREATE OR REPLACE FUNCTION coregent.floor_version() RETURNS bigint
@@ -165,6 +168,7 @@ export const latticeFunctionsSql: readonly string[] = [
   retractsSql,
   reportsSql,
   floorSequenceSql,
+  floorGrantSql,
   floorVersionSql,
   raiseFloorSql,
 ];

@@ -5,7 +5,7 @@ import { merge, retracts } from "../../conflict/conflict-log.ts";
 import { latticeFunctionsSql, outranks } from "../../conflict/sql.ts";
 import { compareStates, seenAfter } from "../../conflict/state.ts";
 import { MAX_CLOCK_MICROS, MAX_MICROS, nextVersion, pack } from "../../conflict/version.ts";
-import { createDatabase, eventually, type TestDatabase } from "../support/database.ts";
+import { createDatabase, eventually, uniqueName, type TestDatabase } from "../support/database.ts";
 import { clockMicros, region, state, version } from "./arbitraries.ts";
 import { runs } from "./runs.ts";
 
@@ -204,4 +204,17 @@ describe("the functions in SQL", () => {
     await lower;
     expect(await floor()).toBe("7000");
   });
+
+  it.each([18, 16] as const)(
+    "the floor is read by roles without rights of their own, on PostgreSQL %s",
+    async (major) => {
+      await using db = await lattice(major);
+      const role = uniqueName("role");
+      await db.query(`CREATE ROLE ${role}; GRANT USAGE ON SCHEMA coregent TO ${role}; SELECT coregent.raise_floor(5000);
+      SET ROLE ${role}`);
+      expect(await db.query("SELECT coregent.floor_version() AS v")).toEqual([{ v: "5000" }]);
+      await expect(db.query("SELECT coregent.raise_floor(6000)")).rejects.toMatchObject({ code: "42501" });
+      await db.query(`RESET ROLE; DROP OWNED BY ${role}; DROP ROLE ${role}`);
+    },
+  );
 });
