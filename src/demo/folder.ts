@@ -1,17 +1,16 @@
-import { randomUUID } from "node:crypto";
-import { link, mkdir, readdir, readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import process from "node:process";
 import { removeDataFolder } from "../embedded/data-folder.ts";
 import { processStart, signal, waitUntil } from "../embedded/processes.ts";
 import { OperatorError } from "../errors.ts";
+import { lockFolder, type FolderLock } from "./lock.ts";
 
 /**
- * The demo's data folder. One process works in it at a time: the one that `demo.lock` names, as long as it lives.
+ * The demo's data folder. One process works in it at a time: the one that a file `demo.lock.*` names, as long as it lives.
  *
  *     coregent.yaml            the cluster, for every command run beside it
  *     demo.json                seed and ports, kept over restarts; it marks the folder as a demo's
- *     demo.lock                who works here
+ *     demo.lock.*              who works here
  *     processes.json           servers and agents that were started, so that none is left behind
  *     agents/<region>.yaml     what the agents use: the peers' databases through the simulated network
  *     data/<region>/           PostgreSQL's data
@@ -19,9 +18,11 @@ import { OperatorError } from "../errors.ts";
  */
 export class DemoFolder implements AsyncDisposable {
   readonly path: string;
+  readonly #lock: FolderLock;
 
-  private constructor(path: string) {
+  private constructor(path: string, lock: FolderLock) {
     this.path = path;
+    this.#lock = lock;
   }
 
   /**
@@ -31,8 +32,13 @@ export class DemoFolder implements AsyncDisposable {
   static async open(path: string): Promise<DemoFolder> {
     await refuseForeign(path);
     await mkdir(path, { recursive: true });
-    await takeLock(path);
-    const folder = new DemoFolder(path);
+    const lock = await lockFolder(path);
+    if ("heldBy" in lock) {
+      throw new OperatorError("CG-DEMO-RUNNING", `a demo runs in ${path} already (process ${lock.heldBy})`, {
+        remedy: "Stop it with Ctrl-C, or start this one in a folder of its own with --data DIR.",
+      });
+    }
+    const folder = new DemoFolder(path, lock);
     try {
       for (const name of ["agents", "data", "logs"]) {
         await mkdir(folder.file(name), { recursive: true });
@@ -78,22 +84,15 @@ export class DemoFolder implements AsyncDisposable {
         await removeDataFolder(this.dataDir(region));
       }
     }
-    for (const name of [
-      "agents",
-      "data",
-      "logs",
-      "processes.json",
-      "coregent.yaml",
-      "demo.json",
-      "demo.lock",
-    ]) {
+    for (const name of ["agents", "data", "logs", "processes.json", "coregent.yaml", "demo.json"]) {
       await rm(this.file(name), { recursive: true, force: true });
     }
+    await this.#lock.release();
     await rmdir(this.path).catch(() => undefined);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await rm(this.file("demo.lock"), { force: true });
+    await this.#lock.release();
   }
 
   async #stopLeftovers(): Promise<void> {
@@ -154,63 +153,10 @@ const refuseForeign = async (path: string): Promise<void> => {
     });
   });
   // Without demo.json it may be one that was killed before it wrote that.
-  const foreign = names.find((name) => !/^(demo\.lock.*|processes\.json|agents|data|logs)$/.test(name));
+  const foreign = names.find((name) => !/^(demo\.lock\..*|processes\.json|agents|data|logs)$/.test(name));
   if (foreign !== undefined && !names.includes("demo.json")) {
     throw new OperatorError("CG-DEMO-FOLDER", `${path} holds other things than a demo (${foreign})`, {
       remedy: "Name an empty or a new folder with --data DIR.",
-    });
-  }
-};
-
-interface LockContent {
-  readonly pid: number;
-  readonly start: string | null;
-}
-
-/** Linked into place whole, so that nobody reads half of it, and only one of two that come at once gets it. */
-const takeLock = async (path: string): Promise<void> => {
-  const lock = join(path, "demo.lock");
-  const draft = `${lock}.${randomUUID()}`;
-  const aside = `${draft}.old`;
-  const mine: LockContent = { pid: process.pid, start: processStart(process.pid) };
-  await writeFile(draft, JSON.stringify(mine));
-  try {
-    while (!(await linked(draft, lock))) {
-      await refuseIfHeld(path, lock);
-      // Its holder is gone. It is put aside and looked at again, as another demo may have taken it over just now.
-      if (await renamed(lock, aside)) {
-        await refuseIfHeld(path, aside).catch(async (error: unknown) => {
-          await linked(aside, lock);
-          throw error;
-        });
-      }
-    }
-  } finally {
-    await rm(draft, { force: true });
-    await rm(aside, { force: true });
-  }
-};
-
-const linked = (from: string, to: string): Promise<boolean> => unless("EEXIST", link(from, to));
-const renamed = (from: string, to: string): Promise<boolean> => unless("ENOENT", rename(from, to));
-
-const unless = async (code: string, work: Promise<void>): Promise<boolean> => {
-  try {
-    await work;
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === code) {
-      return false;
-    }
-    throw error;
-  }
-};
-
-const refuseIfHeld = async (path: string, lock: string): Promise<void> => {
-  const holder = await readJson<LockContent>(lock);
-  if (holder !== null && holder.start !== null && processStart(holder.pid) === holder.start) {
-    throw new OperatorError("CG-DEMO-RUNNING", `a demo runs in ${path} already (process ${holder.pid})`, {
-      remedy: "Stop it with Ctrl-C, or start this one in a folder of its own with --data DIR.",
     });
   }
 };

@@ -25,7 +25,7 @@ describe("the data folder", () => {
   test("of two demos that come at once, one gets it; the other is told who has it", async () => {
     const path = join(root, "d");
     await mkdir(path);
-    await writeFile(join(path, "demo.lock"), JSON.stringify({ pid: 2 ** 30, start: "1" }));
+    await writeFile(join(path, `demo.lock.${2 ** 30}.1.x`), "held");
     const results = await Promise.allSettled(Array.from({ length: 5 }, () => DemoFolder.open(path)));
     const opened = results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
     expect(opened).toHaveLength(1);
@@ -45,17 +45,11 @@ describe("the data folder", () => {
   test("a lock of a process that is gone does not hold; nor one whose pid another process has now", async () => {
     const path = join(root, "d");
     await (await DemoFolder.open(path))[Symbol.asyncDispose]();
-    for (const lock of [
-      { pid: 2 ** 30, start: "1" },
-      { pid: process.pid, start: "of another time" },
-    ]) {
-      await writeFile(join(path, "demo.lock"), JSON.stringify(lock));
-      await using folder = await DemoFolder.open(path);
-      expect(folder.path).toBe(path);
-    }
-    await writeFile(join(path, "demo.lock"), "");
+    await writeFile(join(path, `demo.lock.${2 ** 30}.1.x`), "held");
+    await writeFile(join(path, `demo.lock.${process.pid}.earlier.x`), "held");
     await using folder = await DemoFolder.open(path);
     expect(folder.path).toBe(path);
+    expect((await readdir(path)).filter((name) => name.startsWith("demo.lock"))).toHaveLength(1);
   });
 
   test("what a killed demo left running is stopped, and nothing else", async () => {
