@@ -11,6 +11,7 @@ import { logTail, startServer } from "../embedded/server.ts";
 import { AgentProcess } from "./agent-process.ts";
 import { differences } from "./compare.ts";
 import { configText, writeConfig, type ConfiguredRegion } from "./config-file.ts";
+import { installCluster } from "./install.ts";
 import { Network } from "./network.ts";
 import { regionNames, versionOf, type ClusterOptions, type CutOptions, type KillOptions } from "./options.ts";
 import { TestRegion } from "./region.ts";
@@ -97,7 +98,7 @@ export class TestCluster implements AsyncDisposable {
   async restart(name: string): Promise<void> {
     const region = this.region(name);
     await region.server.start();
-    if (this.#runsAgents) await region.agent.start();
+    if (this.#installed && this.#options.agents !== false) await region.agent.start();
   }
 
   /** SIGTERM: the agent finishes and confirms what it has begun. */
@@ -165,9 +166,14 @@ export class TestCluster implements AsyncDisposable {
     }
   }
 
+  /** `coregent init`: again, when tables have come or gone in every region, or a region was added. */
+  async init(): Promise<void> {
+    await installCluster(this.topology);
+  }
+
   /**
    * A further region: its server with the schema, its lines, and all configuration files written anew. To join it to
-   * the running cluster is the caller's part (`coregent init`, `startAgent`).
+   * the running cluster is the caller's part: `init`, then `startAgent`.
    */
   async addRegion(name: string): Promise<TestRegion> {
     const id = Math.max(0, ...this.regions.map((region) => region.id)) + 1;
@@ -201,12 +207,14 @@ export class TestCluster implements AsyncDisposable {
     for (const result of started) if (result.status === "rejected") throw result.reason;
     await this.#connectRegions();
     await this.#writeConfigs();
-    if (this.#runsAgents && this.#options.agents !== false) {
+    if (!this.#installed) return;
+    await this.init();
+    if (this.#options.agents !== false) {
       await Promise.all(this.regions.map(({ agent }) => agent.start()));
     }
   }
 
-  get #runsAgents(): boolean {
+  get #installed(): boolean {
     return this.#options.install !== false;
   }
 
