@@ -89,7 +89,8 @@ CREATE TABLE coregent.conflict (
   winner_base bigint,
   detected_in int,
   detected_at timestamptz,
-  PRIMARY KEY (table_name, key, loser_version)
+  -- One report per loser and reporting region, see conflict/conflict-log.ts.
+  PRIMARY KEY (table_name, key, loser_version, detected_in)
 );
 CREATE PUBLICATION coregent WITH (publish = 'insert, update', publish_via_partition_root = true);
 `;

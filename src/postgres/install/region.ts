@@ -1,77 +1,25 @@
 import { createHash } from "node:crypto";
 import type { ClientBase } from "pg";
 import type { Region, Topology } from "../../../regions/topology.ts";
-import { readCandidates, type Candidate } from "../catalog.ts";
+import { readCandidates } from "../catalog.ts";
+import { requestCopies } from "./copies.ts";
 import { functionsSql } from "./functions.ts";
 import { definitionOf, inspectTable } from "./inspect.ts";
 import { migrations } from "./migrations.ts";
+import type { InstallReport, TableChange } from "./report.ts";
 import { releaseTable, takeUpTable, type WantedTable } from "./table.ts";
 import { asOnlyInstaller, underLocks, type LockPatience } from "./transaction.ts";
+import { wantedTables } from "./wanted.ts";
 
 export interface InstallOptions extends LockPatience {
   readonly topology: Topology;
   readonly region: Region;
 }
 
-export interface TableChange {
-  readonly name: string;
-  readonly change: "taken up" | "taken up anew" | "repaired" | "released";
-  /** What was not as it should be, for a repair. */
-  readonly details: readonly string[];
-}
-
-/** What `installRegion` did; all empty: the region was as it should be. */
-export interface RegionReport {
-  readonly region: string;
-  /** Steps of our own schema that were applied. */
-  readonly migrations: readonly number[];
-  readonly functionsReplaced: boolean;
-  readonly tables: readonly TableChange[];
-  /** Tables that needed nothing. */
-  readonly unchanged: readonly string[];
-}
-
 /** The database belongs to another cluster or region than the topology says. */
 export class WrongRegionError extends Error {
   override readonly name = "WrongRegionError";
 }
-
-const conflictTable: WantedTable = {
-  name: "coregent.conflict",
-  schema: "coregent",
-  table: "conflict",
-  partitioned: false,
-  key: ["table_name", "key", "loser_version"],
-  ownerColumn: null,
-  failover: "takeover",
-  conflictPolicy: "latest",
-  logsConflicts: false,
-};
-
-/** The tables to be replicated: those with a primary key in the topology's schemas. What must be refused, `check` says. */
-export const wantedTables = (candidates: readonly Candidate[], topology: Topology): WantedTable[] => {
-  const wanted = candidates.flatMap((candidate): WantedTable[] => {
-    if (candidate.primaryKey === null || candidate.kind === "foreign") return [];
-    if (candidate.persistence !== "permanent" || candidate.schema === "coregent") return [];
-    const settings = topology.tables.find(
-      (each) => each.schema === candidate.schema && each.table === candidate.table,
-    );
-    return [
-      {
-        name: candidate.name,
-        schema: candidate.schema,
-        table: candidate.table,
-        partitioned: candidate.kind === "partitioned",
-        key: candidate.primaryKey.columns.map((column) => column.name),
-        ownerColumn: settings?.owner ?? null,
-        failover: settings?.failover ?? "takeover",
-        conflictPolicy: settings?.conflict ?? "latest",
-        logsConflicts: true,
-      },
-    ];
-  });
-  return [conflictTable, ...wanted];
-};
 
 const migrate = async (client: ClientBase): Promise<number[]> => {
   const { rows } = await client.query<{ there: boolean }>(
@@ -121,22 +69,6 @@ const replaceFunctions = async (client: ClientBase, regionId: number): Promise<b
   return true;
 };
 
-/** The states of `table` are to be copied from every peer: what was there before streaming began. */
-const requestCopies = async (
-  client: ClientBase,
-  table: string,
-  { peers, reason }: { readonly peers: readonly number[]; readonly reason: string },
-): Promise<void> => {
-  await client.query(
-    `INSERT INTO coregent.table_sync (origin, table_name, kind, reason)
-     SELECT origin, $2, 'own', $3 FROM unnest($1::int[]) AS origin
-     ON CONFLICT (origin, table_name) DO UPDATE
-       SET rows_done = 0, rows_total = NULL, started_at = NULL, updated_at = now(),
-           reason = excluded.reason`,
-    [peers, table, reason],
-  );
-};
-
 interface Registered {
   readonly name: string;
   readonly schema: string;
@@ -175,7 +107,8 @@ const installTable = async (
       if (anew && before !== undefined) await releaseTable(client, before);
       await takeUpTable(client, table, { region, definition: definitionOf(table, region) });
       const newStates = anew || !registered || lacks.includes("column cg_version");
-      if (newStates) await requestCopies(client, table.name, { peers, reason: "taken up" });
+      if (newStates)
+        await requestCopies(client, { tables: [table.name], origins: peers, reason: "taken up" });
       if (anew) return { name: table.name, change: "taken up anew", details: [] };
       return { name: table.name, change: registered ? "repaired" : "taken up", details: lacks };
     },
@@ -188,7 +121,7 @@ const installTable = async (
  * replicated, each in a transaction of its own. Tables that are no longer to be replicated are released.
  * Idempotent. It does not judge whether it should: `checkRegion` is to be asked before.
  */
-export const installRegion = async (client: ClientBase, options: InstallOptions): Promise<RegionReport> => {
+export const installRegion = async (client: ClientBase, options: InstallOptions): Promise<InstallReport> => {
   const { topology, region } = options;
   const schema = await underLocks(
     client,
@@ -208,7 +141,14 @@ export const installRegion = async (client: ClientBase, options: InstallOptions)
   const registered = await readRegistered(client);
   const tables: TableChange[] = [];
   for (const table of registered.filter((each) => !wanted.some((other) => other.name === each.name))) {
-    await underLocks(client, () => releaseTable(client, table), options);
+    await underLocks(
+      client,
+      async () => {
+        await asOnlyInstaller(client);
+        await releaseTable(client, table);
+      },
+      options,
+    );
     tables.push({ name: table.name, change: "released", details: [] });
   }
   const unchanged: string[] = [];

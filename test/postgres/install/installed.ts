@@ -1,7 +1,8 @@
 import { postgresUrl } from "../../../regions/secret.ts";
 import type { TableSettings } from "../../../regions/table-settings.ts";
 import type { Region, Topology } from "../../../regions/topology.ts";
-import { installRegion, type RegionReport } from "../../../src/postgres/install/region.ts";
+import { installRegion } from "../../../src/postgres/install/region.ts";
+import type { InstallReport } from "../../../src/postgres/install/report.ts";
 import type { TestDatabase } from "../../support/database.ts";
 
 export const region = (name: string, id: number, url = "postgres://nowhere/none"): Region => ({
@@ -30,7 +31,7 @@ export const topologyOf = (changes: Partial<Topology> = {}): Topology => ({
 });
 
 /** Installs a test's database as the region `moldova` (id 3), beside `argentina` (id 7). */
-export const install = async (db: TestDatabase, changes: Partial<Topology> = {}): Promise<RegionReport> => {
+export const install = async (db: TestDatabase, changes: Partial<Topology> = {}): Promise<InstallReport> => {
   const client = await db.connect();
   return await installRegion(client, { topology: topologyOf(changes), region: moldova });
 };
@@ -43,12 +44,23 @@ export interface State {
   readonly seen: readonly bigint[] | null;
 }
 
-const stateOf = (row: Record<string, unknown>): State => ({
-  ...(row["cg_base"] === undefined ? {} : { base: BigInt(String(row["cg_base"])) }),
-  version: BigInt(String(row["cg_version"])),
-  prev: BigInt(String(row["cg_prev"])),
-  seen: (row["cg_seen"] as string[] | null)?.map(BigInt) ?? null,
-});
+/** bigint comes as text from pg. */
+interface StateRow {
+  cg_base?: string;
+  cg_version: string;
+  cg_prev: string;
+  cg_seen: string[] | null;
+}
+
+const stateOf = (row: Record<string, unknown>): State => {
+  const { cg_base, cg_version, cg_prev, cg_seen } = row as unknown as StateRow;
+  return {
+    ...(cg_base === undefined ? {} : { base: BigInt(cg_base) }),
+    version: BigInt(cg_version),
+    prev: BigInt(cg_prev),
+    seen: cg_seen?.map(BigInt) ?? null,
+  };
+};
 
 /** The states in a relation by its key columns joined with a comma. */
 export const states = async (

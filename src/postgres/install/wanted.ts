@@ -1,0 +1,40 @@
+import type { Topology } from "../../../regions/topology.ts";
+import type { Candidate } from "../catalog.ts";
+import type { WantedTable } from "./table.ts";
+
+const conflictTable: WantedTable = {
+  name: "coregent.conflict",
+  schema: "coregent",
+  table: "conflict",
+  partitioned: false,
+  key: ["table_name", "key", "loser_version", "detected_in"],
+  ownerColumn: null,
+  failover: "takeover",
+  conflictPolicy: "latest",
+  logsConflicts: false,
+};
+
+/** The tables to be replicated: those with a primary key in the topology's schemas. What must be refused, `check` says. */
+export const wantedTables = (candidates: readonly Candidate[], topology: Topology): WantedTable[] => {
+  const wanted = candidates.flatMap((candidate): WantedTable[] => {
+    if (candidate.primaryKey === null || candidate.kind === "foreign") return [];
+    if (candidate.persistence !== "permanent" || candidate.schema === "coregent") return [];
+    const settings = topology.tables.find(
+      (each) => each.schema === candidate.schema && each.table === candidate.table,
+    );
+    return [
+      {
+        name: candidate.name,
+        schema: candidate.schema,
+        table: candidate.table,
+        partitioned: candidate.kind === "partitioned",
+        key: candidate.primaryKey.columns.map((column) => column.name),
+        ownerColumn: settings?.owner ?? null,
+        failover: settings?.failover ?? "takeover",
+        conflictPolicy: settings?.conflict ?? "latest",
+        logsConflicts: true,
+      },
+    ];
+  });
+  return [conflictTable, ...wanted];
+};
