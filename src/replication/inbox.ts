@@ -163,7 +163,8 @@ export class Inbox implements ChangeSink {
       }
     }
     const held = this.bufferedBytes;
-    if (!this.#paused && held >= this.#limits.maxBufferedBytes) {
+    if (held >= this.#limits.maxBufferedBytes) {
+      // Each time: a stream that is just being opened may have missed it.
       this.#paused = true;
       this.#flow.pause();
     } else if (this.#paused && held < this.#limits.maxBufferedBytes / 2) {

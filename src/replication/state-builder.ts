@@ -1,0 +1,159 @@
+import { Buffer } from "node:buffer";
+import type { ReplicatedTable } from "../postgres/table.ts";
+import type { TableBatch } from "./batch.ts";
+import { collapse } from "./collapse.ts";
+import { layoutOf, shapeOf, type Layout, type Shape } from "./layout.ts";
+import { nullLength, StateBuffer, stateOverheadBytes } from "./state-buffer.ts";
+import type { StateFormat, StateKind } from "./states.ts";
+
+export interface StateBuilderOptions {
+  readonly kind: StateKind;
+  readonly format: StateFormat;
+  /**
+   * Names of the columns in the order of the values to come. Columns of the relation that are not among them are not
+   * carried by the states; the key's and the `cg_` columns must be.
+   */
+  readonly columns: readonly string[];
+}
+
+/** Makes states of one relation out of rows that were selected: in a copy of states, or when fetched by key. */
+export class StateBuilder {
+  readonly #layout: Layout;
+  readonly #shape: Shape;
+  readonly #positions: Int32Array;
+  readonly #offsets: Int32Array;
+  readonly #lengths: Int32Array;
+  #states: StateBuffer;
+
+  constructor(table: ReplicatedTable, { kind, format, columns }: StateBuilderOptions) {
+    this.#layout = layoutOf(table, kind, format);
+    const position = new Map(columns.map((name, i) => [name, i]));
+    this.#positions = Int32Array.from(this.#layout.columns, ({ name }) => position.get(name) ?? -1);
+    const absent = [...this.#layout.columns.keys()].filter(
+      (i) => this.#positions[i] === -1 && !this.#layout.columns[i]!.generated,
+    );
+    this.#shape = shapeOf(this.#layout, absent, []);
+    this.#offsets = new Int32Array(columns.length);
+    this.#lengths = new Int32Array(columns.length);
+    this.#states = new StateBuffer(this.#layout);
+  }
+
+  get count(): number {
+    return this.#states.count;
+  }
+
+  get bytes(): number {
+    return this.#states.end + this.count * stateOverheadBytes;
+  }
+
+  /** A tuple of COPY BINARY from its field count on: for each field int32 length or -1, bytes. */
+  addCopied(tuple: Buffer): void {
+    const count = tuple.readInt16BE(0);
+    this.#expect(count);
+    let at = 2;
+    for (let i = 0; i < count; i++) {
+      const length = tuple.readInt32BE(at);
+      this.#offsets[i] = at + 4;
+      this.#lengths[i] = length;
+      at += 4 + Math.max(0, length);
+    }
+    this.#append(tuple);
+  }
+
+  /** Values as their types' output functions write them. The format must be `text`. */
+  addText(values: readonly (string | null)[]): void {
+    this.#expect(values.length);
+    if (this.#layout.format !== "text") {
+      throw new Error("text in a set of binary states");
+    }
+    const fields = values.map((value) => (value === null ? null : Buffer.from(value)));
+    let at = 0;
+    for (const [i, field] of fields.entries()) {
+      this.#offsets[i] = at;
+      this.#lengths[i] = field?.length ?? nullLength;
+      at += field?.length ?? 0;
+    }
+    this.#append(Buffer.concat(fields.filter((field) => field !== null)));
+  }
+
+  /** What was added since the last call, one state per key. The other kind's set is empty. */
+  take(): TableBatch {
+    const states = this.#states;
+    this.#states = new StateBuffer(this.#layout, Math.max(4096, states.end));
+    return this.#layout.kind === "row" ? collapse(states, undefined) : collapse(undefined, states);
+  }
+
+  #expect(count: number): void {
+    if (count !== this.#lengths.length) {
+      throw new Error(`${this.#layout.table.name}: ${count} values for ${this.#lengths.length} columns`);
+    }
+  }
+
+  #append(source: Buffer): void {
+    const tuple = { offsets: this.#offsets, lengths: this.#lengths };
+    this.#states.append(source, tuple, this.#positions, this.#shape);
+  }
+}
+
+const copySignature = Buffer.from("PGCOPY\n\u{ff}\r\n\0", "latin1");
+const copyHeaderBytes = copySignature.length + 8;
+
+/**
+ * Cuts the stream of a `COPY ... TO STDOUT (FORMAT binary)` into tuples, wherever its chunks end. A tuple is only
+ * valid during the call.
+ */
+export class CopyTuples {
+  #rest: Buffer = Buffer.alloc(0);
+  #headerSeen = false;
+  #trailerSeen = false;
+
+  /** True when the end of the data has been seen: a stream that ends before was cut off. */
+  get complete(): boolean {
+    return this.#trailerSeen;
+  }
+
+  push(chunk: Buffer, tuple: (bytes: Buffer) => void): void {
+    const data = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
+    let at = this.#header(data);
+    for (let end = tupleEnd(data, at); end > 0 && !this.#trailerSeen; end = tupleEnd(data, at)) {
+      if (data.readInt16BE(at) === -1) {
+        this.#trailerSeen = true;
+      } else {
+        tuple(data.subarray(at, end));
+      }
+      at = end;
+    }
+    // Copied: the chunk's memory is the driver's.
+    this.#rest = Buffer.from(data.subarray(at));
+  }
+
+  #header(data: Buffer): number {
+    if (this.#headerSeen || data.length < copyHeaderBytes) {
+      return 0;
+    }
+    if (data.compare(copySignature, 0, copySignature.length, 0, copySignature.length) !== 0) {
+      throw new Error("not the data of a binary COPY");
+    }
+    const extension = data.readInt32BE(copySignature.length + 4);
+    if (data.length < copyHeaderBytes + extension) {
+      return 0;
+    }
+    this.#headerSeen = true;
+    return copyHeaderBytes + extension;
+  }
+}
+
+/** Offset behind the tuple at `start`; 0 if it is not there whole. */
+const tupleEnd = (data: Buffer, start: number): number => {
+  if (start + 2 > data.length) {
+    return 0;
+  }
+  let at = start + 2;
+  for (let left = data.readInt16BE(start); left > 0; left--) {
+    if (at + 4 > data.length) {
+      return 0;
+    }
+    at += 4 + Math.max(0, data.readInt32BE(at));
+  }
+  return at <= data.length ? at : 0;
+};
