@@ -1,28 +1,8 @@
 import { spawn, type ChildProcess } from "node:child_process";
-import { closeSync, existsSync, openSync } from "node:fs";
-import { createRequire } from "node:module";
-import { fileURLToPath } from "node:url";
-import process from "node:process";
+import { closeSync, openSync } from "node:fs";
 import { endWithUs, signal, waitUntil, type Guard } from "../embedded/processes.ts";
 import { logTail } from "../embedded/server.ts";
-
-/** The program beside us: as sources, which Node runs itself, or compiled. */
-const mainFile = (): string => {
-  const [source, compiled] = ["../main.ts", "../main.js"].map((path) =>
-    fileURLToPath(new URL(path, import.meta.url)),
-  );
-  return source !== undefined && existsSync(source) ? source : (compiled ?? "");
-};
-
-/** A Node that can run the agent: ours, unless the tests were started by an old one and the package `node` is there. */
-const nodeFile = (): string => {
-  if (Number(process.versions.node.split(".")[0]) >= 24) return process.execPath;
-  try {
-    return createRequire(import.meta.url).resolve("node/bin/node");
-  } catch {
-    return process.execPath;
-  }
-};
+import { coregentCommand } from "./program.ts";
 
 export interface AgentOptions {
   readonly region: string;
@@ -70,11 +50,12 @@ export class AgentProcess {
     if (this.running) return;
     const { region, configFile, cwd, env } = this.#options;
     const log = openSync(this.logFile, "a");
-    const child = spawn(nodeFile(), [mainFile(), "agent", "--region", region, "--config", configFile], {
+    const command = coregentCommand(["agent", "--region", region, "--config", configFile]);
+    const child = spawn(command.file, command.args, {
       cwd,
       detached: true,
       stdio: ["ignore", log, log],
-      env: { ...process.env, NO_COLOR: "1", NODE_NO_WARNINGS: "1", ...env },
+      env: { ...command.env, ...env },
     });
     closeSync(log);
     child.on("error", () => undefined);

@@ -14,6 +14,7 @@ import { configText, writeConfig, type ConfiguredRegion } from "./config-file.ts
 import { installCluster } from "./install.ts";
 import { Network } from "./network.ts";
 import { regionNames, versionOf, type ClusterOptions, type CutOptions, type KillOptions } from "./options.ts";
+import { runCoregent, type CommandResult } from "./program.ts";
 import { TestRegion } from "./region.ts";
 
 const pauseMs = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -58,6 +59,11 @@ export class TestCluster implements AsyncDisposable {
   get topology(): Topology {
     const text = configText(this.#options, this.#configured(null));
     return topologyOf(text, { file: this.configFile, env: {} });
+  }
+
+  /** Runs `coregent` with these arguments and {@link configFile}, e.g. `coregent(["verify", "--json"])`. */
+  coregent(args: readonly string[], timeoutMs = 60_000): Promise<CommandResult> {
+    return runCoregent([...args, "--config", this.configFile], { cwd: this.folder, timeoutMs });
   }
 
   /** Cuts the lines between two regions, or (`oneWay`) lets the changes of `a` not reach `b`. */

@@ -57,6 +57,10 @@ test("regions by name, each with its version of PostgreSQL", async () => {
   const major = "SELECT current_setting('server_version_num')::int / 10000 AS v";
   expect(await cluster.region("old").sql(major)).toEqual([{ v: 16 }]);
   expect(await cluster.region("new").sql(major)).toEqual([{ v: 18 }]);
+  const config = await cluster.coregent(["config"]);
+  expect(config).toMatchObject({ code: 0, stderr: "" });
+  expect(config.stdout).toContain("new");
+  expect((await cluster.coregent(["nonsense"])).code).toBe(2);
   expect(cluster.topology).toMatchObject({
     cluster: "test",
     regions: [
