@@ -1,35 +1,9 @@
 import type { Topology } from "../../regions/topology.ts";
-import type { LinkReport } from "../http/report.ts";
-import type { DatabaseReading, InstalledReading, RegionReading, SlotReading } from "./status-read.ts";
 import type { Severity } from "./findings.ts";
-import { slotName } from "./status-read.ts";
-import { duration, bytes, plural } from "./status-text.ts";
-
-/** One thing looked at. `subject` is a region or a link (`moldova > argentina`), or null for the cluster. */
-export interface Check {
-  readonly name: string;
-  readonly severity: Severity;
-  readonly subject: string | null;
-  readonly message: string;
-  /** What to do about it; null when it is well. */
-  readonly remedy: string | null;
-}
-
-/** One direction: the changes of `source` as they reach `target`. */
-export interface LinkReading {
-  readonly source: string;
-  readonly target: string;
-  /** The target's agent's word for it; without its answer what the databases show. */
-  readonly state: string;
-  /** Null: the source cannot be reached, or has no slot for the target. */
-  readonly lagBytes: number | null;
-  readonly retainedBytes: number | null;
-  /** Null: not known. */
-  readonly lagSeconds: number | null;
-  /** True: from the age of the recorded progress, so it may be up to some ten seconds too high. */
-  readonly lagIsEstimate: boolean;
-  readonly roundTripMs: number | null;
-}
+import { allChecks } from "./status-checks.ts";
+import { installedOf, linkReportOf, pairs, slotOf, type Check, type LinkReading } from "./status-facts.ts";
+import type { RegionReading, SlotReading } from "./status-read.ts";
+import { duration } from "./status-text.ts";
 
 export interface StatusReport {
   readonly cluster: string;
@@ -41,27 +15,10 @@ export interface StatusReport {
   readonly checks: readonly Check[];
 }
 
-/** Beyond these a value is a warning, or critical. */
-export const bounds = {
-  lagSeconds: { warning: 60, critical: 600 },
-  retainedBytes: { warning: 1024 ** 3, critical: 10 * 1024 ** 3 },
-  clockSkewMs: { warning: 1000, critical: 60_000 },
-} as const;
-
 /** Judges what was read; a pure function of it. `atMs` is when it was read. */
 export const judge = (topology: Topology, regions: readonly RegionReading[], atMs: number): StatusReport => {
   const links = readLinks(topology.cluster, regions);
-  const checks = [
-    ...checkReached(regions),
-    ...checkInstalled(topology, regions),
-    ...checkAgents(regions),
-    ...checkSlots(topology.cluster, regions),
-    ...checkLinks(links, regions),
-    ...checkSyncs(regions),
-    ...checkQuarantine(regions),
-    ...checkClocks(regions),
-    conflictCheck(regions),
-  ];
+  const checks = allChecks(topology, regions, links);
   const severity = worst(checks);
   return {
     cluster: topology.cluster,
@@ -73,23 +30,6 @@ export const judge = (topology: Topology, regions: readonly RegionReading[], atM
     checks,
   };
 };
-
-export const databaseOf = (reading: RegionReading): DatabaseReading | null =>
-  "error" in reading.database ? null : reading.database;
-
-export const installedOf = (reading: RegionReading): InstalledReading | null =>
-  databaseOf(reading)?.installed ?? null;
-
-const linkReportOf = (target: RegionReading, source: string): LinkReport | undefined =>
-  "error" in target.agent ? undefined : target.agent.links.find((link) => link.peer === source);
-
-const slotOf = (cluster: string, source: RegionReading, target: RegionReading): SlotReading | undefined =>
-  installedOf(source)?.slots.find((slot) => slot.name === slotName(cluster, source.id, target.id));
-
-const pairs = (regions: readonly RegionReading[]): { source: RegionReading; target: RegionReading }[] =>
-  regions.flatMap((source) =>
-    regions.filter((target) => target !== source).map((target) => ({ source, target })),
-  );
 
 const readLinks = (cluster: string, regions: readonly RegionReading[]): LinkReading[] =>
   pairs(regions).map(({ source, target }) => {
@@ -119,245 +59,6 @@ const stateByDatabases = (slot: SlotReading | undefined, source: RegionReading):
   }
   return slot.walStatus === "lost" ? "slot lost" : slot.active ? "connected" : "not connected";
 };
-
-const ok = (name: string, message: string): Check => ({
-  name,
-  severity: "ok",
-  subject: null,
-  message,
-  remedy: null,
-});
-
-/** The failures, or one line that says that all is well. */
-const orOk = (failures: readonly Check[], allWell: Check): readonly Check[] =>
-  failures.length > 0 ? failures : [allWell];
-
-const checkReached = (regions: readonly RegionReading[]): readonly Check[] =>
-  orOk(
-    regions.flatMap((region): Check[] =>
-      "error" in region.database
-        ? [
-            {
-              name: "databases",
-              severity: "critical",
-              subject: region.region,
-              message: `cannot be reached: ${region.database.error}`,
-              remedy:
-                "See that the server runs and that this machine may reach it; the other regions go on meanwhile.",
-            },
-          ]
-        : [],
-    ),
-    ok("databases", `all ${regions.length} regions answer`),
-  );
-
-const checkInstalled = (topology: Topology, regions: readonly RegionReading[]): readonly Check[] => {
-  const reached = regions.filter((region) => databaseOf(region) !== null);
-  const failures = reached.flatMap((region): Check[] => {
-    const installed = installedOf(region);
-    const common = { name: "installation", severity: "critical", subject: region.region } as const;
-    if (installed === null) {
-      return [
-        { ...common, message: "Coregent is not installed in this database", remedy: "Run `coregent init`." },
-      ];
-    }
-    const found = `${installed.cluster}, region ${installed.regionName}, id ${installed.regionId}`;
-    const wanted = `${topology.cluster}, region ${region.region}, id ${region.id}`;
-    return found === wanted
-      ? []
-      : [
-          {
-            ...common,
-            message: `the database says it is ${found}, the configuration ${wanted}`,
-            remedy: "Correct the URL or the id in the configuration; ids are never given to another region.",
-          },
-        ];
-  });
-  const tables = new Set(reached.map((region) => installedOf(region)?.tables));
-  if (failures.length === 0 && tables.size > 1) {
-    const counts = reached.map((region) => `${region.region} ${installedOf(region)?.tables ?? 0}`).join(", ");
-    failures.push({
-      name: "installation",
-      severity: "warning",
-      subject: null,
-      message: `the regions replicate different numbers of tables: ${counts}`,
-      remedy: "Create the missing tables, then run `coregent init` again.",
-    });
-  }
-  const count = [...tables][0] ?? 0;
-  return orOk(failures, ok("installation", `${plural(count, "table")} replicated in every region`));
-};
-
-const checkAgents = (regions: readonly RegionReading[]): readonly Check[] => {
-  const failures = regions.flatMap((region): Check[] => {
-    const installed = installedOf(region);
-    if (installed !== null && !installed.agentActive) {
-      return [
-        {
-          name: "agents",
-          severity: "critical",
-          subject: region.region,
-          message: "no agent works for this region, so nothing reaches it",
-          remedy: `Run \`coregent agent --region ${region.region}\` and see its log.`,
-        },
-      ];
-    }
-    if (installed !== null && "error" in region.agent) {
-      return [
-        {
-          name: "agents",
-          severity: "ok",
-          subject: region.region,
-          message: `works; its endpoint does not answer here (${region.agent.error}), so lag is estimated`,
-          remedy: null,
-        },
-      ];
-    }
-    return [];
-  });
-  return orOk(failures, ok("agents", "one works for every region"));
-};
-
-const checkSlots = (cluster: string, regions: readonly RegionReading[]): readonly Check[] => {
-  const failures = pairs(regions).flatMap(({ source, target }): Check[] => {
-    if (installedOf(source) === null) {
-      return [];
-    }
-    const slot = slotOf(cluster, source, target);
-    const common = { name: "slots", subject: `${source.region} > ${target.region}` };
-    const remedy = "The target's agent makes it anew and resyncs by itself; see its log if it does not.";
-    if (slot === undefined) {
-      return [{ ...common, severity: "critical", message: `has no slot at ${source.region}`, remedy }];
-    }
-    if (slot.walStatus === "lost" || slot.invalidationReason !== null) {
-      const reason = slot.invalidationReason ?? "WAL it needed is gone";
-      return [{ ...common, severity: "critical", message: `the slot is lost (${reason})`, remedy }];
-    }
-    const severity = severityOf(slot.retainedBytes, bounds.retainedBytes);
-    if (severity === "ok" && slot.walStatus !== "unreserved") {
-      return [];
-    }
-    return [
-      {
-        ...common,
-        severity: severity === "ok" ? "warning" : severity,
-        message: `${source.region} keeps ${bytes(slot.retainedBytes)} of WAL for it (${slot.walStatus ?? "unknown"})`,
-        remedy: `Bring ${target.region} back, or set max_slot_wal_keep_size: the slot then goes before the disk is full.`,
-      },
-    ];
-  });
-  return orOk(failures, ok("slots", "every link has its slot, and none keeps much WAL"));
-};
-
-const checkLinks = (links: readonly LinkReading[], regions: readonly RegionReading[]): readonly Check[] => {
-  const targets = new Map(regions.map((region) => [region.region, region]));
-  const failures = links.flatMap((link): Check[] => {
-    const target = targets.get(link.target);
-    const report = target === undefined ? undefined : linkReportOf(target, link.source);
-    const common = { name: "links", subject: `${link.source} > ${link.target}` };
-    const why = report?.lastError == null ? "" : `: ${report.lastError}`;
-    if (link.state === "stopped") {
-      const remedy = `Settle the cause; then restart the agent of ${link.target}.`;
-      return [{ ...common, severity: "critical", message: `has stopped${why}`, remedy }];
-    }
-    const severity = severityOf(link.lagSeconds ?? 0, bounds.lagSeconds);
-    const away = ["connecting", "waiting", "not connected"].includes(link.state);
-    if (severity === "ok" && !away) {
-      return [];
-    }
-    const behind = link.lagSeconds === null ? "" : `, ${duration(link.lagSeconds)} behind`;
-    return [
-      {
-        ...common,
-        severity: severity === "ok" ? "warning" : severity,
-        message: `${link.state}${behind}${away ? why : ""}`,
-        remedy: `Look at the network between the two and at the log of ${link.target}'s agent; it tries again by itself.`,
-      },
-    ];
-  });
-  return orOk(failures, ok("links", "every link is up and keeps up"));
-};
-
-const checkSyncs = (regions: readonly RegionReading[]): readonly Check[] => {
-  const names = new Map(regions.map((region) => [region.id, region.region]));
-  const failures = regions.flatMap((target) =>
-    (installedOf(target)?.syncs ?? []).map((sync): Check => {
-      const rows = sync.rowsTotal === null ? "" : ` (${sync.rowsDone} of ${plural(sync.rowsTotal, "row")})`;
-      return {
-        name: "resync",
-        severity: "warning",
-        subject: `${names.get(sync.origin) ?? `region ${sync.origin}`} > ${target.region}`,
-        message: `${sync.table} is being copied${rows}${sync.reason === null ? "" : `: ${sync.reason}`}`,
-        remedy:
-          "It ends by itself; a table that does not fit is copied as soon as both sides have the same columns.",
-      };
-    }),
-  );
-  return orOk(failures, ok("resync", "none under way"));
-};
-
-const checkQuarantine = (regions: readonly RegionReading[]): readonly Check[] => {
-  const failures = regions.flatMap((region) =>
-    (installedOf(region)?.quarantine ?? []).map((entry): Check => ({
-      name: "quarantine",
-      severity: "warning",
-      subject: region.region,
-      message:
-        `${plural(entry.rows, "row")} of ${entry.table} ${entry.rows === 1 ? "does" : "do"} not fit, ` +
-        `the first for ${duration(entry.oldestSeconds)}: ${entry.reason ?? "no reason recorded"}`,
-      remedy:
-        "Change the row or the table so that it fits (table coregent.quarantine); it is tried again by itself.",
-    })),
-  );
-  return orOk(failures, ok("quarantine", "empty in every region"));
-};
-
-/** Clocks are compared with each other: this machine's own is no better than theirs. */
-const checkClocks = (regions: readonly RegionReading[]): readonly Check[] => {
-  const skews = regions
-    .flatMap((region) => {
-      const database = databaseOf(region);
-      return database === null ? [] : [{ region: region.region, ms: database.clockSkewMs }];
-    })
-    .toSorted((a, b) => a.ms - b.ms);
-  const [lowest, highest] = [skews[0], skews.at(-1)];
-  if (lowest === undefined || highest === undefined || lowest === highest) {
-    return [];
-  }
-  const apartMs = highest.ms - lowest.ms;
-  const severity = severityOf(apartMs, bounds.clockSkewMs);
-  if (severity === "ok") {
-    return [ok("clocks", `within ${apartMs} ms of each other`)];
-  }
-  return [
-    {
-      name: "clocks",
-      severity,
-      subject: null,
-      message: `${highest.region} is ${duration(apartMs / 1000)} ahead of ${lowest.region}`,
-      remedy:
-        "Look at the time service of both. No write is lost by it, but the later of two may not be who wrote last.",
-    },
-  ];
-};
-
-const conflictCheck = (regions: readonly RegionReading[]): Check => {
-  // The log is replicated: the fullest region knows all that the others do.
-  const logs = regions.map((region) => installedOf(region)?.conflicts ?? {});
-  const total = (log: Readonly<Record<string, number>>): number =>
-    Object.values(log).reduce((a, b) => a + b, 0);
-  const fullest = logs.toSorted((a, b) => total(b) - total(a))[0] ?? {};
-  const types = Object.entries(fullest).map(([type, count]) => `${type} ${count}`);
-  return ok(
-    "conflicts",
-    types.length === 0 ? "none in the log" : `${total(fullest)} in the log (${types.join(", ")}), none lost`,
-  );
-};
-
-const severityOf = (
-  value: number,
-  bound: { readonly warning: number; readonly critical: number },
-): Severity => (value >= bound.critical ? "critical" : value >= bound.warning ? "warning" : "ok");
 
 const worst = (checks: readonly Check[]): Severity => {
   const severities = new Set(checks.map((check) => check.severity));

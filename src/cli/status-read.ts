@@ -175,7 +175,7 @@ SELECT jsonb_build_object(
        'retainedBytes', coalesce(greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0), 0),
        'lagBytes', coalesce(greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0), 0))
        ORDER BY slot_name), '[]')
-     FROM pg_replication_slots s WHERE database = current_database() AND starts_with(slot_name, $1)),
+     FROM pg_replication_slots s WHERE database = current_database() AND slot_name ~ $1),
   'progress', (SELECT coalesce(jsonb_agg(jsonb_build_object(
        'origin', origin, 'lsn', lsn,
        'ageSeconds', greatest(0, extract(epoch FROM clock_timestamp() - updated_at))) ORDER BY origin), '[]')
@@ -189,14 +189,16 @@ SELECT jsonb_build_object(
             greatest(0, extract(epoch FROM clock_timestamp() - min(first_at))) AS "oldestSeconds",
             min(reason) AS reason
        FROM coregent.quarantine GROUP BY table_name) q),
+  -- Several regions may report one loser.
   'conflicts', (SELECT coalesce(jsonb_object_agg(c.type, c.count), '{}') FROM (
-     SELECT type, count(*) FROM coregent.conflict GROUP BY type) c)
+     SELECT type, count(DISTINCT (table_name, key, loser_version)) FROM coregent.conflict GROUP BY type) c)
 ) AS reading
 FROM coregent.local l`;
 
 const readInstalled = async (client: Client, cluster: string): Promise<InstalledReading | null> => {
   const { rows } = await client.query<{ reading: InstalledReading }>(installedSql, [
-    `coregent_${clusterSlug(cluster)}_`,
+    // Numbers only: cluster `a` must not see the slots of a cluster `a_1`.
+    `^coregent_${clusterSlug(cluster)}_[0-9]+_[0-9]+$`,
   ]);
   return rows[0]?.reading ?? null;
 };

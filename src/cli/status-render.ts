@@ -1,7 +1,8 @@
 import type { Colors } from "./output.ts";
 import type { Severity } from "./findings.ts";
 import { printable } from "./output.ts";
-import { databaseOf, installedOf, type Check, type LinkReading, type StatusReport } from "./status-judge.ts";
+import { databaseOf, installedOf, type Check, type LinkReading } from "./status-facts.ts";
+import type { StatusReport } from "./status-judge.ts";
 import type { RegionReading } from "./status-read.ts";
 import { bytes, duration, grouped } from "./status-text.ts";
 import { renderTable, type Cell } from "./table.ts";

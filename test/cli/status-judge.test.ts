@@ -1,7 +1,8 @@
 import pc from "picocolors";
 import { describe, expect, test } from "vitest";
 import type { AgentReport } from "../../src/http/report.ts";
-import { judge, type Check } from "../../src/cli/status-judge.ts";
+import type { Check } from "../../src/cli/status-facts.ts";
+import { judge } from "../../src/cli/status-judge.ts";
 import type { RegionReading } from "../../src/cli/status-read.ts";
 import { statusText } from "../../src/cli/status-render.ts";
 import { exitCodeOf } from "../../src/cli/status.ts";
@@ -98,6 +99,13 @@ describe("what is not well is named with a remedy", () => {
     const slots = [slot(1, 2, { retainedBytes: gib }), slot(1, 3, { retainedBytes: gib - 1 })];
     expect(troubles(readings({ moldova: { installed: { slots } } }))).toEqual([
       { name: "slots", severity: "warning", subject: "moldova > argentina" },
+    ]);
+  });
+
+  test("a slot of a region that is not in the configuration", () => {
+    const slots = [slot(1, 2), slot(1, 3), slot(1, 9)];
+    expect(troubles(readings({ moldova: { installed: { slots } } }))).toEqual([
+      { name: "slots", severity: "warning", subject: "moldova" },
     ]);
   });
 
