@@ -75,6 +75,9 @@ export interface CandidateColumn extends Column {
   readonly identity: "" | "a" | "d";
   readonly default: string | null;
   readonly sequence: ColumnSequence | null;
+  /** Name of the type that a domain stands on; else the type's own. */
+  readonly baseType: string;
+  readonly isEnum: boolean;
 }
 
 export interface KeyColumn {
@@ -124,6 +127,7 @@ export interface Candidate {
   /** pg_class.relreplident: d default, n nothing, f full, i index. */
   readonly replicaIdentity: "d" | "n" | "f" | "i";
   readonly owner: string;
+  readonly ownerIsSuperuser: boolean;
   /** The current role has the owner's rights. */
   readonly owned: boolean;
   readonly schemaUsable: boolean;
@@ -172,7 +176,9 @@ const namesOf = (relation: string, numbers: string): string => `(
 
 const sequenceOf = `(
   SELECT json_build_object('schema', sn.nspname, 'name', s.relname, 'increment', q.seqincrement::text,
-           'position', coalesce(pg_sequence_last_value(s.oid), q.seqstart - q.seqincrement)::text)
+           'position', coalesce(
+             CASE WHEN has_sequence_privilege(s.oid, 'SELECT, USAGE') THEN pg_sequence_last_value(s.oid) END,
+             q.seqstart - q.seqincrement)::text)
     FROM pg_depend d
     JOIN pg_class s ON s.oid = CASE WHEN d.classid = 'pg_attrdef'::regclass THEN d.refobjid ELSE d.objid END
                    AND s.relkind = 'S'
@@ -189,10 +195,12 @@ const candidateColumns = `(
            'typeSchema', tn.nspname, 'typeName', t.typname, 'notNull', a.attnotnull,
            'generated', a.attgenerated <> '', 'identity', a.attidentity,
            'default', CASE WHEN a.attgenerated = '' THEN pg_get_expr(ad.adbin, ad.adrelid) END,
+           'baseType', bt.typname, 'isEnum', bt.typtype = 'e',
            'sequence', ${sequenceOf}) ORDER BY a.attnum), '[]')
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid
     JOIN pg_namespace tn ON tn.oid = t.typnamespace
+    JOIN pg_type bt ON bt.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
     LEFT JOIN pg_attrdef ad ON ad.adrelid = a.attrelid AND ad.adnum = a.attnum
    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)`;
 
@@ -209,12 +217,12 @@ const primaryKey = `(
                       AND NOT (bt.oid = 'bpchar'::regtype AND coalesce(nullif(a.atttypmod, -1), nullif(t.typtypmod, -1), -1) = -1),
                     'nondeterministic', CASE WHEN NOT l.collisdeterministic THEN l.collname END) ORDER BY k.n)
              FROM unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) WITH ORDINALITY
-                    AS k(attnum, class, collation, n)
+                    AS k(attnum, opclass, coll, n)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
              JOIN pg_type t ON t.oid = a.atttypid
              JOIN pg_type bt ON bt.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
-             JOIN pg_opclass o ON o.oid = k.class
-             LEFT JOIN pg_collation l ON l.oid = k.collation
+             JOIN pg_opclass o ON o.oid = k.opclass
+             LEFT JOIN pg_collation l ON l.oid = k.coll
             WHERE k.n <= i.indnkeyatts))
     FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
    WHERE i.indrelid = c.oid AND i.indisprimary)`;
@@ -247,7 +255,9 @@ const candidatesSql = `
 SELECT json_build_object(
          'oid', c.oid::bigint, 'name', n.nspname || '.' || c.relname, 'schema', n.nspname, 'table', c.relname,
          'kind', ${kind("c")}, 'persistence', ${persistence("c")}, 'replicaIdentity', c.relreplident,
-         'owner', pg_get_userbyid(c.relowner), 'owned', pg_has_role(c.relowner, 'USAGE'),
+         'owner', pg_get_userbyid(c.relowner),
+         'ownerIsSuperuser', coalesce((SELECT rolsuper FROM pg_roles WHERE oid = c.relowner), false),
+         'owned', pg_has_role(c.relowner, 'USAGE'),
          'schemaUsable', has_schema_privilege(n.oid, 'USAGE'),
          'rowSecurity', c.relrowsecurity, 'forceRowSecurity', c.relforcerowsecurity,
          'inherits', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = c.oid),
