@@ -14,7 +14,8 @@ export const requestCopies = async (client: ClientBase, request: CopyRequest): P
     `INSERT INTO coregent.table_sync (origin, table_name, kind, reason)
      SELECT origin, table_name, 'own', $3 FROM unnest($1::int[]) AS origin CROSS JOIN unnest($2::text[]) AS table_name
      ON CONFLICT (origin, table_name) DO UPDATE
-       SET rows_done = 0, rows_total = NULL, started_at = NULL, updated_at = now(), reason = excluded.reason`,
+       SET rows_done = 0, rows_total = NULL, started_at = NULL, misfit = NULL,
+           updated_at = now(), reason = excluded.reason`,
     [request.origins, request.tables, request.reason],
   );
 };

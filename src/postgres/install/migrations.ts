@@ -51,7 +51,10 @@ CREATE TABLE coregent.table_sync (
   origin int NOT NULL,
   table_name text COLLATE "C" NOT NULL,
   kind text NOT NULL CHECK (kind IN ('own', 'full')),
+  -- Why it is to be copied.
   reason text NOT NULL,
+  -- Why it cannot be yet: the table is missing on one side, or differs.
+  misfit text,
   rows_done bigint NOT NULL DEFAULT 0,
   rows_total bigint,
   started_at timestamptz,
