@@ -86,6 +86,10 @@ export const readHeld = async (
 const logRelation = qualified("coregent", "conflict");
 const logTombstones = qualified("coregent", tombstoneName("coregent", "conflict"));
 
+/**
+ * A tombstone that was found below a row is new here unless it was reported or retracted before, or what was written
+ * upon it was reported in its place.
+ */
 const insertSql = `
 INSERT INTO ${logRelation} AS c (table_name, key, loser_version, type, loser_kind, loser_base, loser_seen, loser_row,
   winner_kind, winner_version, winner_base, detected_in, detected_at)
@@ -97,6 +101,10 @@ SELECT $1, l.key, l.version, l.type, l.kind, l.base, l.seen::bigint[], l.content
  WHERE NOT l.maybe_old
     OR NOT EXISTS (SELECT FROM ${logTombstones} AS d WHERE d.table_name = $1 AND d.key = l.key
                       AND d.loser_version = l.version AND d.detected_in = coregent.region_id())
+   AND NOT EXISTS (SELECT FROM ${logRelation} AS c WHERE c.table_name = $1 AND c.key = l.key
+                      AND c.detected_in = coregent.region_id()
+                      AND (c.loser_base, c.loser_version) > (l.base, l.version)
+                      AND coregent.succeeded(l.version, c.loser_version, c.loser_seen))
 ON CONFLICT DO NOTHING
 RETURNING type`;
 

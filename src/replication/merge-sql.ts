@@ -110,9 +110,6 @@ const assigned = (set: Shape): readonly string[] =>
 const withCandidates = (counts: string, candidates: string): string =>
   `SELECT counts.*, l.* FROM (${counts}) AS counts LEFT JOIN (${candidates}) AS l ON true`;
 
-const floorOf = (table: ReplicatedTable, column: string, condition = "true"): string =>
-  isOwned(table) ? `(max(${column}) FILTER (WHERE ${condition}))::text AS floor` : "NULL::text AS floor";
-
 const localColumns = (set: Shape): readonly Column[] =>
   set.kind === "row" ? set.table.columns : set.table.tombstoneColumns;
 
@@ -127,8 +124,8 @@ export const upsertSql = (set: Shape): string => {
   const candidate = candidateOf(table, set.kind, "o", localColumns(set));
   // The floor of local stamps, see `Write.above` in conflict/state.ts.
   const floor = isOwned(table)
-    ? ", CASE WHEN o.cg_version > n.cg_version THEN o.cg_version END AS floor"
-    : "";
+    ? "CASE WHEN o.cg_version > n.cg_version THEN o.cg_version END"
+    : "NULL::bigint";
   return `WITH merged AS (
   INSERT INTO ${relationOf(table, set.kind)} AS cur (${columns.join(", ")}) OVERRIDING SYSTEM VALUE
   SELECT ${columns.map((name) => `x.${name}`).join(", ")} FROM ${set.source(1)} AS x
@@ -139,10 +136,11 @@ export const upsertSql = (set: Shape): string => {
     WHERE ${outranks("excluded", "cur", isOwned(table))}
   RETURNING WITH (OLD AS o, NEW AS n)
     CASE WHEN o.cg_version IS NOT NULL AND ${conflict}
-         THEN ${candidate} END AS lost${floor}
+         THEN ${candidate} END AS lost,
+    ${floor} AS floor
 )
 ${withCandidates(
-  `SELECT count(*)::int AS applied, ${floorOf(table, "floor")} FROM merged`,
+  "SELECT count(*)::int AS applied, max(floor)::text AS floor FROM merged",
   `SELECT ${spread("lost")} FROM merged WHERE lost IS NOT NULL`,
 )}`;
 };
@@ -181,7 +179,7 @@ export const lockAndReplaceSql = (set: Shape): string => {
 ${withCandidates(
   `SELECT (SELECT count(*) FROM replaced)::int AS replaced, (SELECT count(*) FROM inserted)::int AS inserted,
           (SELECT count(*) FROM held WHERE NOT cg_wins)::int AS kept,
-          (SELECT ${floorOf(table, "cg_floor", "cg_wins")} FROM held)`,
+          (SELECT max(cg_floor)::text FROM held WHERE cg_wins) AS floor`,
   `SELECT ${spread("cg_lost")} FROM held WHERE cg_lost IS NOT NULL`,
 )}`;
 };
@@ -223,9 +221,8 @@ export const sweepSql = (table: ReplicatedTable, keys: string | null): string =>
     FROM d JOIN ${rows} AS cur ON ${sameKey(table, "cur", "d")} WHERE ${outranks("cur", "d", owned)}
 ), both_kinds AS (SELECT lost, floor FROM gone UNION ALL SELECT lost, floor FROM outlived)
 ${withCandidates(
-  `SELECT (SELECT count(*) FROM gone)::int AS swept, ${floorOf(table, "floor")},
-          EXISTS (SELECT FROM coregent.conflict WHERE table_name = ${literal(table.name)}) AS reported
-     FROM both_kinds`,
+  `SELECT (SELECT count(*) FROM gone)::int AS swept, (SELECT max(floor)::text FROM both_kinds) AS floor,
+          EXISTS (SELECT FROM coregent.conflict WHERE table_name = ${literal(table.name)}) AS reported`,
   `SELECT ${spread("lost")} FROM both_kinds WHERE lost IS NOT NULL`,
 )}`;
 };
