@@ -66,6 +66,8 @@ export class Inbox implements ChangeSink {
 
   begin(): void {
     this.#open.active = true;
+    // The end of this transaction will say more, and in the middle of its pieces a keepalive would be wrong.
+    this.#keepalive = null;
   }
 
   buffer(layout: Layout): StateBuffer {
@@ -222,8 +224,6 @@ export class Inbox implements ChangeSink {
     this.#closedBytes += bytes;
     this.#skipped = new Map();
     Object.assign(this.#whole, { changes: 0, bytes: 0, transactions: 0 });
-    // A batch says more than the keepalive before it.
-    this.#keepalive = null;
   }
 
   #detach(): TableBatch[] {
