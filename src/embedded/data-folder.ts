@@ -18,6 +18,7 @@ import { promisify } from "node:util";
 import { cacheFolder, copyTree, makeOnce, type Binaries, type PostgresVersion } from "./binaries.ts";
 import { processStart } from "./processes.ts";
 import { canWrite, type ServerUser } from "./server-user.ts";
+import { renewSystemIdentifier } from "./system-identifier.ts";
 
 const run = promisify(execFile);
 
@@ -95,8 +96,15 @@ export const prepareDataFolder = async (options: DataFolderOptions): Promise<str
   }
   const template = join(await cacheFolder(), `template-${binaries.release}-${user.name}-1`);
   await makeOnce(template, (draft) => initdb(binaries, draft, user));
-  await copyTree(`${template}/.`, place);
-  await chmod(place, 0o700);
+  // Beside it first: a copy that was cut short must not be taken for data.
+  const draft = `${place}.draft`;
+  await rm(draft, { recursive: true, force: true });
+  await copyTree(template, draft);
+  await chmod(draft, 0o700);
+  await renewSystemIdentifier(draft);
+  // Fails, as it should, when the folder holds something that is not ours.
+  await rmdir(place);
+  await rename(draft, place);
   return place;
 };
 

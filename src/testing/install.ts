@@ -1,17 +1,17 @@
 import type { Topology } from "../../regions/topology.ts";
-import { connect } from "../postgres/client.ts";
-import { installRegion } from "../postgres/install/region.ts";
+import { checkCluster } from "../postgres/check.ts";
+import { initCluster } from "../postgres/init.ts";
 
-/** What `coregent init` does, in all regions at once. */
+/**
+ * What `coregent init` does.
+ * @throws with each thing that is in the way and its remedy
+ */
 export const installCluster = async (topology: Topology): Promise<void> => {
-  await Promise.all(
-    topology.regions.map(async (region) => {
-      const client = await connect(region.postgres.reveal(), { applicationName: "coregent test kit" });
-      try {
-        await installRegion(client, { topology, region });
-      } finally {
-        await client.end();
-      }
-    }),
+  const { findings } = await initCluster(topology, { check: (each) => checkCluster(each, { drift: false }) });
+  const refused = findings.filter(({ severity }) => severity === "critical");
+  if (refused.length === 0) return;
+  const lines = refused.map(
+    ({ region, object, message, remedy }) => `region ${region}, ${object}: ${message}\n  ${remedy}`,
   );
+  throw new Error(`Coregent cannot be installed on this schema:\n${lines.join("\n")}`);
 };

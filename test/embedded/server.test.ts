@@ -68,6 +68,19 @@ test("kill leaves no process of the server, and what was committed is there afte
   expect(await readFile(server.logFile, "utf8")).toContain("was not properly shut down");
 });
 
+test.each([16, 17, 18] as const)("servers of PostgreSQL %i are no clones of each other", async (version) => {
+  const identifiers: unknown[] = [];
+  for (const name of ["one", "two"]) {
+    await using server = await startServer({ dataDir: join(folder, name), version, fsync: false });
+    await query(server, "CREATE TABLE t AS SELECT 1 AS n");
+    await server.kill();
+    await server.restart();
+    identifiers.push(await query(server, "SELECT system_identifier::text FROM pg_control_system()"));
+    expect(await query(server, "SELECT n FROM t")).toBe(1);
+  }
+  expect(new Set(identifiers).size).toBe(2);
+});
+
 test("a setting changed at run time reaches sessions that are open", async () => {
   await using server = await start();
   const client = new Client({ connectionString: server.url() });
@@ -94,6 +107,20 @@ test("data of another major version are refused", async () => {
   await expect(startServer({ dataDir: join(folder, "pg"), version: 17 })).rejects.toThrow(
     /holds data of PostgreSQL 18, not 17/,
   );
+});
+
+test("a folder that holds something else is left as it is; a copy cut short is made again", async () => {
+  const dataDir = join(folder, "pg");
+  await mkdir(dataDir, { mode: 0o777 });
+  await chmod(dataDir, 0o777);
+  await writeFile(join(dataDir, "thesis.txt"), "irreplaceable");
+  await expect(start()).rejects.toThrow("ENOTEMPTY");
+  expect(await readFile(join(dataDir, "thesis.txt"), "utf8")).toBe("irreplaceable");
+
+  await mkdir(join(folder, "cut.draft"));
+  await writeFile(join(folder, "cut.draft", "PG_VERSION"), "18");
+  await using server = await start("cut");
+  expect(server.running).toBe(true);
 });
 
 test("a port that is taken for a moment is awaited", async () => {

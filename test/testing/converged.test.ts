@@ -48,3 +48,10 @@ test("equal regions have converged; what differs is told, key by key", { timeout
   await cluster.kill("b", { what: "server" });
   expect(await refused()).toMatch(/region b cannot be reached/);
 });
+
+test("a schema that cannot be replicated is refused with the remedy", async () => {
+  const unfit = "CREATE TABLE t (id int PRIMARY KEY, n int UNIQUE DEFERRABLE)";
+  await expect(startCluster({ regions: 2, schema: unfit })).rejects.toThrow(
+    /cannot be installed on this schema:\nregion a, .*t.*/,
+  );
+});
