@@ -2,20 +2,36 @@
 import process from "node:process";
 import { createInterface } from "node:readline/promises";
 import pc from "picocolors";
+import { registerAgent } from "./cli/agent.ts";
+import { registerCheck } from "./cli/check.ts";
 import { registerConfig } from "./cli/config.ts";
 import type { CliWorld, RegisterCommand } from "./cli/context.ts";
+import { registerDemo } from "./cli/demo.ts";
 import { errorText } from "./cli/error-report.ts";
 import { explainError } from "./cli/explain-error.ts";
+import { registerInit } from "./cli/init.ts";
 import { OutputClosed } from "./cli/output.ts";
 import { runCli } from "./cli/program.ts";
 import type { ClusterServices } from "./cli/services.ts";
 import { registerStatus } from "./cli/status.ts";
+import { registerUninstall } from "./cli/uninstall.ts";
 import { systemClock } from "./clock.ts";
 import { OperatorError } from "./errors.ts";
+import { checkCluster } from "./postgres/check.ts";
+import { initCluster } from "./postgres/init.ts";
+import { uninstallCluster } from "./postgres/uninstall.ts";
 
 /** The composition root: the only place that makes a clock, reads the environment or listens to signals. */
 
-const commands: readonly RegisterCommand[] = [registerConfig, registerStatus];
+const commands: readonly RegisterCommand[] = [
+  registerDemo,
+  registerConfig,
+  registerCheck,
+  registerInit,
+  registerUninstall,
+  registerAgent,
+  registerStatus,
+];
 
 const interrupts = new AbortController();
 let listening = false;
@@ -65,13 +81,15 @@ const confirm = async (question: string): Promise<boolean> => {
   }
 };
 
-const unavailable = (): never => {
-  throw new OperatorError("CG-INTERNAL", "this command is not available yet", { remedy: "" });
-};
 const services: ClusterServices = {
-  initCluster: unavailable,
-  uninstallCluster: unavailable,
-  checkCluster: unavailable,
+  initCluster: (topology, options) =>
+    initCluster(topology, {
+      ...options,
+      // What an earlier run has made is mended and is no reason to refuse.
+      check: (each) => checkCluster(each, { drift: false, signal: options.signal }),
+    }),
+  uninstallCluster,
+  checkCluster,
 };
 
 const world: CliWorld = {
