@@ -1,0 +1,241 @@
+import type { Client } from "pg";
+import { to as copyTo } from "pg-copy-streams";
+import { connect } from "../postgres/client.ts";
+import { readTables } from "../postgres/catalog.ts";
+import { identifier, list, literal, qualified } from "../postgres/identifiers.ts";
+import type { Column, ReplicatedTable } from "../postgres/table.ts";
+import { insist } from "./insist.ts";
+import { mergeBatch } from "./merge.ts";
+import type { MergeSession } from "./merge-session.ts";
+import { type Mapping, type Misfit, RelationMapper } from "./relation.ts";
+import { SourceGone, type SourceSession } from "./source-session.ts";
+import { CopyTuples, StateBuilder } from "./state-builder.ts";
+import type { StateKind } from "./states.ts";
+import type { LinkStatus } from "./status.ts";
+import type { Sweeper } from "./sweeper.ts";
+import type { Target } from "./target.ts";
+import type { AgentContext, RegionAddress } from "./wiring.ts";
+
+export interface CopyWork {
+  readonly context: AgentContext;
+  readonly peer: RegionAddress;
+  readonly status: LinkStatus;
+  readonly session: MergeSession;
+  readonly target: Target;
+  readonly source: SourceSession;
+  readonly sweeper: Sweeper;
+  /** Called once, before the first table is copied. */
+  readonly enter: () => void;
+}
+
+interface Pending {
+  readonly table_name: string;
+  /** `own`: states whose version names this peer, or no region of the topology; `full`: all. */
+  readonly kind: "own" | "full";
+}
+
+/**
+ * Copies a peer's states where its stream alone would leave a gap: coregent.table_sync lists the tables. It is a merge
+ * like any other, so rows written meanwhile here or there are safe, and after an interruption a table is simply begun
+ * again. What the peer commits from now on comes by its slot, which exists already.
+ *
+ * `own` is enough if every peer is asked: whatever state of a key is the highest in the end, the region that
+ * wrote it holds it when it is copied from, or sends it by its stream.
+ */
+export const copyPending = async (work: CopyWork, signal: AbortSignal): Promise<void> => {
+  const pending = await readPending(work);
+  if (pending.length === 0) {
+    return;
+  }
+  work.enter();
+  const { peer, context } = work;
+  const theirs = new Map((await readTables(work.source.client)).map((table) => [table.name, table]));
+  const client = await connect(peer.url, {
+    applicationName: `coregent copy ${peer.name} > ${context.region.name}`,
+    connectTimeoutMs: context.limits.connectTimeoutMs,
+  });
+  const abort = (): void => void client.end().catch(() => undefined);
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    for (const entry of pending) {
+      signal.throwIfAborted();
+      await new TableCopy(work, client, signal).run(entry, theirs.get(entry.table_name));
+    }
+  } finally {
+    signal.removeEventListener("abort", abort);
+    work.status.resync = null;
+    await client.end().catch(() => undefined);
+  }
+};
+
+const readPending = async ({ session, peer }: CopyWork): Promise<Pending[]> => {
+  const { rows } = await session.query<{ table_name: string; kind: "own" | "full" }>(
+    `SELECT table_name, kind FROM coregent.table_sync WHERE origin = $1 ORDER BY table_name COLLATE "C"`,
+    [peer.id],
+  );
+  return rows;
+};
+
+class TableCopy {
+  readonly #work: CopyWork;
+  readonly #client: Client;
+  readonly #signal: AbortSignal;
+  #rowsDone = 0;
+
+  constructor(work: CopyWork, client: Client, signal: AbortSignal) {
+    this.#work = work;
+    this.#client = client;
+    this.#signal = signal;
+  }
+
+  async run(entry: Pending, theirs: ReplicatedTable | undefined): Promise<void> {
+    const { context, status } = this.#work;
+    const name = entry.table_name;
+    if (theirs === undefined) {
+      // Nothing of it can be had. When the peer takes the table up, its changes come by the stream, or it is copied.
+      return this.#misfit(name, "it is not a replicated table at the peer");
+    }
+    const mappings = [this.#map(theirs, "row"), this.#map(theirs, "tombstone")] as const;
+    const misfit = mappings.find((mapping) => !mapping.fits);
+    if (misfit !== undefined && !misfit.fits) {
+      return this.#misfit(name, misfit.reason);
+    }
+    const total = await this.#start(name, theirs, entry.kind);
+    status.resync = { table: name, rowsDone: 0, rowsTotal: total };
+    context.logger.info(
+      { table: name, kind: entry.kind, rows: total, peer: this.#work.peer.name },
+      "copying states",
+    );
+    for (const mapping of mappings) {
+      if (mapping.fits) {
+        await this.#copy(theirs, mapping, { kind: entry.kind, total });
+      }
+    }
+    await this.#done(name);
+  }
+
+  #map(theirs: ReplicatedTable, kind: StateKind): Mapping | Misfit {
+    const { target } = this.#work;
+    const columns = sourceColumns(theirs, kind);
+    const types = new Map(
+      columns.map((column) => [column.typeOid, `${column.typeSchema}.${column.typeName}`]),
+    );
+    return new RelationMapper(target.tables, target).map(
+      {
+        schema: kind === "row" ? theirs.schema : "coregent",
+        name: kind === "row" ? theirs.table : theirs.tombstone,
+        replicaIdentity: "d",
+        columns: columns.map(({ name, typeOid }) => ({ name, typeOid, identity: theirs.key.includes(name) })),
+      },
+      types,
+    );
+  }
+
+  /** Notes that it has begun; gives the number of states to come. */
+  async #start(name: string, theirs: ReplicatedTable, kind: Pending["kind"]): Promise<number> {
+    const { session, peer } = this.#work;
+    const { rows } = await this.#client.query<{ total: string }>(
+      `SELECT ((SELECT count(*) FROM ${relation(theirs, "row")} ${this.#filter(kind)})
+             + (SELECT count(*) FROM ${relation(theirs, "tombstone")} ${this.#filter(kind)}))::text AS total`,
+    );
+    const total = Number(rows[0]?.total ?? 0);
+    await session.query(
+      `UPDATE coregent.table_sync SET rows_done = 0, rows_total = $3, misfit = NULL, started_at = now(), updated_at = now()
+        WHERE origin = $1 AND table_name = $2`,
+      [peer.id, name, total],
+    );
+    return total;
+  }
+
+  async #copy(
+    theirs: ReplicatedTable,
+    mapping: Mapping,
+    { kind, total }: { kind: Pending["kind"]; total: number },
+  ): Promise<void> {
+    const { context, status, target } = this.#work;
+    const columns = sourceColumns(theirs, mapping.layout.kind);
+    const fields =
+      target.format === "binary"
+        ? list(columns.map((column) => column.name))
+        : columns.map((column) => `${identifier(column.name)}::text`).join(", ");
+    const text = `COPY (SELECT ${fields} FROM ${relation(theirs, mapping.layout.kind)} ${this.#filter(kind)})
+                    TO STDOUT (FORMAT binary)`;
+    const { table, kind: stateKind } = mapping.layout;
+    const names = columns.map((column) => column.name);
+    const states = new StateBuilder(table, { kind: stateKind, format: target.format, columns: names });
+    const tuples = new CopyTuples();
+    for await (const chunk of this.#client.query(copyTo(text)) as AsyncIterable<Buffer>) {
+      tuples.push(chunk, (tuple) => states.addCopied(tuple));
+      if (states.count >= context.limits.copyPieceRows || states.bytes >= context.limits.maxBatchBytes) {
+        await this.#merge(states);
+        status.resync = { table: theirs.name, rowsDone: this.#rowsDone, rowsTotal: total };
+      }
+    }
+    if (!tuples.complete) {
+      throw new SourceGone();
+    }
+    await this.#merge(states);
+  }
+
+  async #merge(states: StateBuilder): Promise<void> {
+    const { session, peer, status, sweeper, source } = this.#work;
+    this.#signal.throwIfAborted();
+    const { count } = states;
+    if (count === 0) {
+      return;
+    }
+    const part = states.take();
+    const report = await insist(this.#work, this.#signal, (careful) =>
+      session.transaction(async () => {
+        const merged = await mergeBatch(session, { tables: [part] });
+        await session.query(
+          `UPDATE coregent.table_sync SET rows_done = rows_done + $3, updated_at = now()
+            WHERE origin = $1 AND table_name = $2`,
+          [peer.id, part.table.name, count],
+        );
+        return merged;
+      }),
+    );
+    this.#rowsDone += count;
+    status.rows += report.rowsMerged;
+    status.tombstones += report.tombstonesMerged;
+    for (const keys of report.sweepLater) {
+      sweeper.add(keys);
+    }
+  }
+
+  async #done(name: string): Promise<void> {
+    const { session, peer, status } = this.#work;
+    status.misfits.delete(name);
+    await session.query("DELETE FROM coregent.table_sync WHERE origin = $1 AND table_name = $2", [
+      peer.id,
+      name,
+    ]);
+  }
+
+  async #misfit(name: string, reason: string): Promise<void> {
+    const { session, peer, status } = this.#work;
+    status.misfits.set(name, reason);
+    await session.query(
+      `UPDATE coregent.table_sync SET misfit = $3, updated_at = now() WHERE origin = $1 AND table_name = $2`,
+      [peer.id, name, reason],
+    );
+  }
+
+  /** Versions name the region that wrote them in their lowest ten bits. */
+  #filter(kind: Pending["kind"]): string {
+    if (kind === "full") {
+      return "";
+    }
+    const others = this.#work.context.topology().regionIds.filter((id) => id !== this.#work.peer.id);
+    return others.length === 0
+      ? ""
+      : `WHERE (cg_version & 1023) <> ALL (${literal(`{${others.join()}}`)}::bigint[])`;
+  }
+}
+
+const relation = (table: ReplicatedTable, kind: StateKind): string =>
+  kind === "row" ? qualified(table.schema, table.table) : qualified("coregent", table.tombstone);
+
+const sourceColumns = (table: ReplicatedTable, kind: StateKind): readonly Column[] =>
+  (kind === "row" ? table.columns : table.tombstoneColumns).filter((column) => !column.generated);

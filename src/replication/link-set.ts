@@ -1,0 +1,67 @@
+import { Link } from "./link.ts";
+import { newLinkStatus } from "./status.ts";
+import type { Sweeper } from "./sweeper.ts";
+import { type AgentContext, pause, type RegionAddress } from "./wiring.ts";
+
+const topologyCheckMs = 500;
+
+interface Running {
+  readonly peer: RegionAddress;
+  readonly link: Link;
+  readonly ending: AbortController;
+  readonly done: Promise<void>;
+}
+
+/** One link for each peer of the topology, as it is now: peers that come get a link, those that go lose theirs. */
+export class LinkSet {
+  readonly #context: AgentContext;
+  readonly #sweeper: Sweeper;
+  readonly #signal: AbortSignal;
+  readonly #running = new Map<number, Running>();
+
+  constructor(context: AgentContext, sweeper: Sweeper, signal: AbortSignal) {
+    this.#context = context;
+    this.#sweeper = sweeper;
+    this.#signal = signal;
+  }
+
+  /** Until the signal is aborted and every link has ended. */
+  async run(): Promise<void> {
+    while (!this.#signal.aborted) {
+      await this.#follow(this.#context.topology().peers);
+      await pause(this.#context.clock, topologyCheckMs, this.#signal);
+    }
+    await Promise.all([...this.#running.values()].map((running) => running.done));
+  }
+
+  /** A table's states are to be copied from this peer: its link looks at coregent.table_sync anew. */
+  copyWanted(peerId: number): void {
+    this.#running.get(peerId)?.link.copyWanted();
+  }
+
+  async #follow(peers: readonly RegionAddress[]): Promise<void> {
+    for (const [id, running] of this.#running) {
+      const peer = peers.find((candidate) => candidate.id === id);
+      if (peer === undefined || peer.url !== running.peer.url || peer.name !== running.peer.name) {
+        running.ending.abort();
+        await running.done;
+        this.#running.delete(id);
+        this.#context.status.links.delete(running.peer.name);
+      }
+    }
+    for (const peer of peers) {
+      if (!this.#running.has(peer.id)) {
+        this.#running.set(peer.id, this.#start(peer));
+      }
+    }
+  }
+
+  #start(peer: RegionAddress): Running {
+    const { status, clock } = this.#context;
+    const linkStatus = newLinkStatus(peer.name, peer.id, clock.now());
+    status.links.set(peer.name, linkStatus);
+    const ending = new AbortController();
+    const link = new Link(this.#context, { peer, status: linkStatus, sweeper: this.#sweeper });
+    return { peer, link, ending, done: link.run(AbortSignal.any([this.#signal, ending.signal])) };
+  }
+}

@@ -1,0 +1,170 @@
+import type { Batch } from "./batch.ts";
+import type { Confirmation } from "./confirm.ts";
+import { parseLsn } from "./lsn.ts";
+import { mergeBatch } from "./merge.ts";
+import type { MergeReport } from "./merge-report.ts";
+import type { MergeSession } from "./merge-session.ts";
+import type { SourceSession } from "./source-session.ts";
+import type { LinkStatus } from "./status.ts";
+import type { Sweeper } from "./sweeper.ts";
+import { markMisfits, writeProgress } from "./progress.ts";
+import { insist } from "./insist.ts";
+import type { AgentContext } from "./wiring.ts";
+
+export interface MergerOptions {
+  readonly context: AgentContext;
+  readonly session: MergeSession;
+  readonly confirmation: Confirmation;
+  readonly sweeper: Sweeper;
+  readonly status: LinkStatus;
+  /** The peer's id, and which database of the peer's the positions are of. */
+  readonly origin: number;
+  readonly incarnation: string;
+  /** For rows whose unchanged TOAST columns have to be read at the source. */
+  readonly source: SourceSession;
+  /** Asks the source for its position, where a fetched row makes the transaction wait for it. */
+  readonly askPosition: () => void;
+}
+
+/**
+ * Merges batches in transactions of the target that begin and end where the source's do. A huge transaction comes in
+ * pieces and stays one; a row that had to be fetched keeps the transaction open until the stream has passed the
+ * position of the fetch.
+ */
+export class TransactionMerger {
+  readonly #options: MergerOptions;
+  /** Of the open transaction. */
+  #reports: MergeReport[] = [];
+  #mergeThrough: bigint | null = null;
+  #states = { transactions: 0, skipped: new Map<string, string>() };
+  #idleSinceMs = 0;
+
+  constructor(options: MergerOptions) {
+    this.#options = options;
+  }
+
+  /** @throws what the link reacts to; the transaction is then rolled back */
+  async merge(batch: Batch, signal: AbortSignal): Promise<void> {
+    const { session } = this.#options;
+    if (batch.transactions === 0 && batch.endsTransaction && batch.states === 0 && !session.inTransaction) {
+      await this.#idle(batch);
+      return;
+    }
+    const whole = !session.inTransaction && batch.endsTransaction;
+    try {
+      if (whole) {
+        await this.#mergeWhole(batch, signal);
+      } else {
+        await this.#step(batch, true);
+      }
+    } catch (error) {
+      await session.rollback().catch(() => undefined);
+      this.#reset();
+      throw error;
+    }
+  }
+
+  /** All of it is in memory: after a failure it is done again from the start, more carefully or a little later. */
+  async #mergeWhole(batch: Batch, signal: AbortSignal): Promise<void> {
+    await insist(this.#options, signal, async (careful) => {
+      this.#reset();
+      await this.#step(batch, careful);
+    });
+  }
+
+  async #step(batch: Batch, careful: boolean): Promise<void> {
+    const { session, source } = this.#options;
+    if (!session.inTransaction) {
+      await session.begin();
+    }
+    const report = await mergeBatch(session, batch);
+    this.#reports.push(report);
+    this.#states.transactions += batch.transactions;
+    for (const [table, reason] of batch.skipped) {
+      this.#states.skipped.set(table, reason);
+    }
+    const { mergeThrough } = report;
+    if (mergeThrough !== null && (this.#mergeThrough === null || mergeThrough > this.#mergeThrough)) {
+      this.#mergeThrough = mergeThrough;
+    }
+    if (!batch.endsTransaction) {
+      return;
+    }
+    if (this.#mergeThrough !== null && batch.endLsn < this.#mergeThrough) {
+      this.#options.askPosition();
+      return;
+    }
+    await this.#commit(batch);
+  }
+
+  async #commit(batch: Batch): Promise<void> {
+    const { session, origin, incarnation } = this.#options;
+    await markMisfits(session, origin, this.#states.skipped);
+    await writeProgress(session, { origin, incarnation, lsn: batch.endLsn, commitTime: batch.commitTime });
+    await session.commit();
+    this.#account(batch);
+    await this.noteDurable(batch.endLsn);
+  }
+
+  /** Nothing to merge: the position is recorded now and then, so that the peer's WAL can go. */
+  async #idle(batch: Batch): Promise<void> {
+    const { session, origin, incarnation, context, status } = this.#options;
+    status.mergedLsn = batch.endLsn;
+    const now = context.clock.monotonic();
+    if (now - this.#idleSinceMs < context.limits.idleProgressMs) {
+      return;
+    }
+    this.#idleSinceMs = now;
+    await session.transaction(() =>
+      writeProgress(session, { origin, incarnation, lsn: batch.endLsn, commitTime: batch.commitTime }),
+    );
+    await this.noteDurable(batch.endLsn);
+  }
+
+  /** Only what the target has flushed is confirmed: its commits are asynchronous (FAULTS 5). */
+  async noteDurable(committed: bigint | null): Promise<void> {
+    const { session, confirmation, status } = this.#options;
+    const { rows } = await session.query<{ written: string; flushed: string }>(
+      "SELECT pg_current_wal_insert_lsn()::text AS written, pg_current_wal_flush_lsn()::text AS flushed",
+    );
+    const [row] = rows;
+    if (row === undefined) {
+      return;
+    }
+    if (committed !== null) {
+      confirmation.committed(committed, parseLsn(row.written));
+    }
+    confirmation.flushed(parseLsn(row.flushed));
+    status.confirmedLsn = confirmation.confirmed;
+  }
+
+  #account(batch: Batch): void {
+    const { status, sweeper } = this.#options;
+    for (const report of this.#reports) {
+      status.rows += report.rowsMerged;
+      status.tombstones += report.tombstonesMerged;
+      for (const { table, type, count } of report.conflicts) {
+        const types = status.conflicts.get(table) ?? new Map<string, number>();
+        types.set(type, (types.get(type) ?? 0) + count);
+        status.conflicts.set(table, types);
+      }
+      for (const keys of report.sweepLater) {
+        sweeper.add(keys);
+      }
+    }
+    for (const [table, reason] of this.#states.skipped) {
+      status.misfits.set(table, reason);
+    }
+    status.transactions += this.#states.transactions;
+    status.batches += 1;
+    status.mergedLsn = batch.endLsn;
+    status.mergedCommitMs = Number(batch.commitTime / 1000n);
+    this.#reset();
+  }
+
+  #reset(): void {
+    this.#reports = [];
+    this.#mergeThrough = null;
+    this.#states = { transactions: 0, skipped: new Map() };
+  }
+}

@@ -1,0 +1,66 @@
+import type { Logger } from "pino";
+import type { Clock, RandomSource } from "../clock.ts";
+import type { AgentStatus } from "./status.ts";
+
+/** A region as the links need it: what its versions carry, and where its database is. */
+export interface RegionAddress {
+  readonly name: string;
+  readonly id: number;
+  /** Connection URL, with its secret. Never logged. */
+  readonly url: string;
+}
+
+/** The peers as they are now. `regionIds` are those of the whole topology, this region's too. */
+export interface Peers {
+  readonly regionIds: readonly number[];
+  readonly peers: readonly RegionAddress[];
+}
+
+/** Bounds of an agent's parts. */
+export interface AgentLimits {
+  readonly maxBatchRows: number;
+  readonly maxBatchBytes: number;
+  /** Rows of one piece when states are copied. */
+  readonly copyPieceRows: number;
+  readonly connectTimeoutMs: number;
+  /** A peer that sends nothing for so long, and does not answer on an ordinary session either, is gone. */
+  readonly silenceTimeoutMs: number;
+  readonly minBackoffMs: number;
+  readonly maxBackoffMs: number;
+  /** How often the position of an idle peer is recorded, so that its WAL can go. */
+  readonly idleProgressMs: number;
+  /** How often the peer's clock and WAL position are read, and the region's own slots. */
+  readonly observeMs: number;
+  /** How long a stopping link may take to make its last merges durable and confirm them. */
+  readonly drainMs: number;
+}
+
+export const defaultLimits: AgentLimits = {
+  maxBatchRows: 20_000,
+  maxBatchBytes: 8 * 1024 * 1024,
+  copyPieceRows: 5_000,
+  connectTimeoutMs: 10_000,
+  silenceTimeoutMs: 30_000,
+  minBackoffMs: 100,
+  maxBackoffMs: 5_000,
+  idleProgressMs: 10_000,
+  observeMs: 2_000,
+  drainMs: 5_000,
+};
+
+/** What every part of an agent is given; time and chance come in here. */
+export interface AgentContext {
+  readonly cluster: string;
+  readonly region: RegionAddress;
+  readonly status: AgentStatus;
+  readonly logger: Logger;
+  readonly clock: Clock;
+  readonly random: RandomSource;
+  readonly limits: AgentLimits;
+  /** The topology as it is at the moment of the call. */
+  readonly topology: () => Peers;
+}
+
+/** Waits, and returns early (without an error) when the signal is aborted. */
+export const pause = (clock: Clock, ms: number, signal: AbortSignal): Promise<void> =>
+  clock.sleep(ms, signal).catch(() => undefined);

@@ -1,0 +1,40 @@
+import type { Topology } from "../regions/topology.ts";
+import type { Clock } from "./clock.ts";
+
+const checkMs = 1000;
+
+/**
+ * The configuration as it is now: it is read again every second, so that an agent learns of a region that joins or
+ * leaves without a restart. A file that is broken at the moment keeps what was read before.
+ */
+export class TopologyWatch {
+  readonly #load: () => Promise<Topology>;
+  #current: Topology;
+
+  constructor(initial: Topology, load: () => Promise<Topology>) {
+    this.#current = initial;
+    this.#load = load;
+  }
+
+  get current(): Topology {
+    return this.#current;
+  }
+
+  /** Until the signal is aborted; `onBroken` is told once for each new reason why the file cannot be used. */
+  async run(clock: Clock, onBroken: (reason: string) => void, signal: AbortSignal): Promise<void> {
+    let reported: string | null = null;
+    while (!signal.aborted) {
+      await clock.sleep(checkMs, signal).catch(() => undefined);
+      try {
+        this.#current = await this.#load();
+        reported = null;
+      } catch (error) {
+        const reason = error instanceof Error ? error.message : String(error);
+        if (reason !== reported) {
+          onBroken(reason);
+          reported = reason;
+        }
+      }
+    }
+  }
+}
