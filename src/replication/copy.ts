@@ -178,14 +178,14 @@ class TableCopy {
   }
 
   async #merge(states: StateBuilder): Promise<void> {
-    const { session, peer, status, sweeper, source } = this.#work;
+    const { session, peer, status, sweeper } = this.#work;
     this.#signal.throwIfAborted();
     const { count } = states;
     if (count === 0) {
       return;
     }
     const part = states.take();
-    const report = await insist(this.#work, this.#signal, (careful) =>
+    const report = await insist(this.#work, this.#signal, (_careful) =>
       session.transaction(async () => {
         const merged = await mergeBatch(session, { tables: [part] });
         await session.query(

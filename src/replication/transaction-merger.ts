@@ -72,8 +72,8 @@ export class TransactionMerger {
     });
   }
 
-  async #step(batch: Batch, careful: boolean): Promise<void> {
-    const { session, source } = this.#options;
+  async #step(batch: Batch, _careful: boolean): Promise<void> {
+    const { session } = this.#options;
     if (!session.inTransaction) {
       await session.begin();
     }
