@@ -1,6 +1,6 @@
 import type { TableSettings } from "../../regions/table-settings.ts";
 import type { Candidate, CandidateColumn } from "./catalog.ts";
-import { critical, fine, warning, type LocalFinding } from "./check-finding.ts";
+import { critical, warning, type LocalFinding } from "./check-finding.ts";
 import { identifier, qualified } from "./identifiers.ts";
 import { triggerPrefix } from "./install/triggers.ts";
 
@@ -29,7 +29,7 @@ export const isReplicable = (candidate: Candidate): boolean =>
 /** What stands in the way of replicating one table. A function of the facts alone. */
 export const tableFindings = (candidate: Candidate, context: TableContext): LocalFinding[] => {
   if (!isReplicable(candidate)) return [unreplicable(candidate, context)];
-  const found = [
+  return [
     ...keyFindings(candidate),
     ...columnFindings(candidate, context),
     ...ownerFindings(candidate, context),
@@ -38,9 +38,6 @@ export const tableFindings = (candidate: Candidate, context: TableContext): Loca
     ...behaviourFindings(candidate),
     ...rightFindings(candidate, context),
   ];
-  return found.some((one) => one.severity === "critical")
-    ? found
-    : [...found, fine("table", candidate.name, "can be replicated")];
 };
 
 const sqlName = (candidate: { readonly schema: string; readonly table: string }): string =>

@@ -9,7 +9,7 @@ import {
   type RegionFacts,
 } from "./check-cluster.ts";
 import { measureClock, readInstalledFacts, readServerFacts } from "./check-facts.ts";
-import { critical, type Finding, type LocalFinding } from "./check-finding.ts";
+import { critical, fine, type Finding, type LocalFinding } from "./check-finding.ts";
 import { driftFindings } from "./check-installed.ts";
 import {
   identityFindings,
@@ -18,7 +18,7 @@ import {
   serverFindings,
   type RolesNeeded,
 } from "./check-server.ts";
-import { tableFindings } from "./check-table.ts";
+import { isReplicable, tableFindings } from "./check-table.ts";
 import { connect } from "./client.ts";
 import { sqlStateOf } from "./sqlstate.ts";
 
@@ -142,15 +142,19 @@ const regionFindings = (facts: RegionFacts, topology: Topology, options: CheckOp
   return [
     ...serverFindings(server, region, topology, options.rolesNeeded ?? "install"),
     ...(installed === null ? [] : identityFindings(installed, region, topology)),
-    ...own.flatMap((candidate) => [
-      ...tableFindings(candidate, {
-        role: server.role,
-        settings: topology.tables.find((table) => table.name === candidate.name),
-        installed: there.has(candidate.name),
-      }),
-      ...localSequenceFindings(candidate, region, topology),
-      ...foreignKeyFindings(candidate, candidates),
-    ]),
+    ...own.flatMap((candidate) => {
+      const found = [
+        ...tableFindings(candidate, {
+          role: server.role,
+          settings: topology.tables.find((table) => table.name === candidate.name),
+          installed: there.has(candidate.name),
+        }),
+        ...localSequenceFindings(candidate, region, topology),
+        ...foreignKeyFindings(candidate, candidates),
+      ];
+      const ready = isReplicable(candidate) && found.every((one) => one.severity !== "critical");
+      return ready ? [...found, fine("table", candidate.name, "can be replicated")] : found;
+    }),
     ...(installed === null || options.drift === false
       ? []
       : driftFindings({ server, installed, candidates }, region, topology)),
