@@ -16,8 +16,9 @@ RETURN greatest(0, (date_part('epoch', clock_timestamp()) * 1000000)::bigint
 const stampAboveSql = `
 CREATE OR REPLACE FUNCTION coregent.stamp_above() RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN CASE WHEN current_setting('coregent.stamp_above', true) ~ '^[0-9]{1,18}$'
-            THEN current_setting('coregent.stamp_above', true)::bigint ELSE 0 END`;
+RETURN CASE WHEN current_setting('coregent.stamp_above', true) ~ '^[0-9]{1,19}$'
+            THEN least(current_setting('coregent.stamp_above', true)::numeric, 9223372036854775807)::bigint
+            ELSE 0 END`;
 
 /** Every function of schema `coregent` that belongs to no table, in an order in which each finds what it calls. */
 export const functionsSql = (regionId: number): string[] => [

@@ -91,6 +91,12 @@ class Statements {
     return this.#owned ? `greatest(${alias}.cg_version, ${alias}.cg_base)` : `${alias}.cg_version`;
   }
 
+  /** A new version above these, and, where bases count, above all that a merge has replaced by a lower version. */
+  next(...above: readonly string[]): string {
+    const all = this.#owned ? [...above, "coregent.floor_version()"] : above;
+    return `coregent.next_version(${all.length > 1 ? `greatest(${all.join(", ")})` : (all[0] ?? "0")})`;
+  }
+
   seenAfter(alias: string): string {
     return `coregent.seen_after(${alias}.cg_seen, ${alias}.cg_version, ${this.#region.id})`;
   }
@@ -144,7 +150,7 @@ class Statements {
     if (!this.#owned) {
       return `
   INSERT INTO ${this.#tombstone} AS d (${keys}, cg_version, cg_prev, cg_seen)
-  SELECT ${list(key, "g.")}, coregent.next_version(g.cg_version), g.cg_version, ${this.seenAfter("g")}
+  SELECT ${list(key, "g.")}, ${this.next("g.cg_version")}, g.cg_version, ${this.seenAfter("g")}
     FROM ${source} AS g ${where}
   ON CONFLICT (${keys}) DO UPDATE SET
     cg_version = CASE WHEN EXCLUDED.cg_prev > d.cg_version THEN EXCLUDED.cg_version ELSE ${above} END,
@@ -158,7 +164,7 @@ class Statements {
   INSERT INTO ${this.#tombstone} AS d (${keys}, cg_base, cg_version, cg_prev, cg_seen)
   SELECT ${list(key, "p.")}, CASE WHEN p.authority THEN p.v ELSE p.base END, p.v, p.prev, p.seen
     FROM (SELECT ${list(key, "p.")}, p.authority,
-                 coregent.next_version(p.highest) AS v,
+                 ${this.next("p.highest")} AS v,
                  ${upon("p.cg_base", "p.d_base")} AS base,
                  ${upon("p.cg_version", "p.d_version")} AS prev,
                  ${upon(this.seenAfter("p"), `coregent.seen_after(p.d_seen, p.d_version, ${region})`)} AS seen
@@ -216,7 +222,7 @@ class Statements {
        SET cg_version = s.v, cg_prev = s.prev, cg_seen = s.seen${base}
       FROM (SELECT ${list(key, "d.")}, ${this.#owned ? "d.cg_base AS base, " : ""}d.cg_version AS prev,
                    ${this.seenAfter("d")} AS seen,
-                   coregent.next_version(greatest(${this.highest("r")}, ${this.highest("d")})) AS v
+                   ${this.next(this.highest("r"), this.highest("d"))} AS v
               FROM ${from} WHERE ${stale}) AS s
      WHERE ${this.sameKey("t", "s")};
     PERFORM set_config('session_replication_role', role, true);
@@ -257,7 +263,7 @@ export const triggerFunctions = (table: StampedTable, region: StampingRegion): T
   const slug = tableSlug(table.schema, table.table);
   const { partitioned } = table;
   // A row that moves to another partition is stamped again there, as an insert; it must stay above what it was.
-  const above = partitioned ? "coregent.stamp_above()" : "0";
+  const above = partitioned ? ["coregent.stamp_above()"] : [];
   const carry = partitioned
     ? `
     PERFORM set_config('coregent.stamp_above', (${sql.highest("OLD")})::text, true);`
@@ -269,7 +275,7 @@ export const triggerFunctions = (table: StampedTable, region: StampingRegion): T
       name: `insert_${slug}`,
       definer: false,
       body: `BEGIN
-  NEW.cg_version := coregent.next_version(${above});${sql.stampFresh()}
+  NEW.cg_version := ${sql.next(...above)};${sql.stampFresh()}
   RETURN NEW;
 END`,
     },
@@ -277,7 +283,7 @@ END`,
       name: `update_${slug}`,
       definer: false,
       body: `BEGIN
-  NEW.cg_version := coregent.next_version(${sql.highest("OLD")});
+  NEW.cg_version := ${sql.next(sql.highest("OLD"))};
   IF ${sql.keyChanged()} THEN${carry}${sql.stampFresh()}
   ELSE${sql.stampUponOld()}
   END IF;

@@ -40,7 +40,7 @@ const catalogOf = async (db: TestDatabase, cluster: string): Promise<unknown> =>
   return Object.fromEntries(
     Object.entries(row?.catalog ?? {}).map(([what, list]) => [
       what,
-      Array.isArray(list) ? list.toSorted() : list,
+      Array.isArray(list) ? list.toSorted((a, b) => (String(a) < String(b) ? -1 : 1)) : list,
     ]),
   );
 };
