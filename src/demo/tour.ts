@@ -1,4 +1,5 @@
 import type { Client } from "pg";
+import { weightbookLatencyMs } from "../../regions/weightbook.ts";
 import { grouped } from "../cli/status-text.ts";
 import type { DemoCluster, RunningRegion } from "./cluster.ts";
 import { generatePeople } from "./generator.ts";
@@ -111,9 +112,10 @@ export const showWrites = async (tour: Tour): Promise<VisibilityReport[]> => {
   const reports: VisibilityReport[] = [];
   for (const source of cluster.regions) {
     const report = await watchWrite(tour, source);
-    const seen = Object.entries(report.seenMs).map(
-      ([region, ms]) => `${region} ${ms === null ? "not within a minute" : `after ${elapsed(ms)}`}`,
-    );
+    const seen = Object.entries(report.seenMs).map(([name, ms]) => {
+      const lineMs = weightbookLatencyMs(source.region, regionNamed(tour, name).region);
+      return `${name} ${ms === null ? "not within a minute" : `after ${elapsed(ms)} (the line takes ${lineMs})`}`;
+    });
     narrator.line(report.source, `committed in ${elapsed(report.commitMs)}; seen by ${seen.join(", by ")}`);
     reports.push(report);
   }

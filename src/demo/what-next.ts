@@ -15,7 +15,7 @@ export interface WhatNext {
 /** Where to connect, and what to try: lines that can be copied as they are. */
 export const tellWhatNext = ({ narrator, cluster, configFile, cwd }: WhatNext): void => {
   const { color } = narrator;
-  const config = foundByItself(configFile, cwd) ? "" : ` --config ${quoted(relative(cwd, configFile))}`;
+  const config = foundByItself(configFile, cwd) ? "" : ` --config ${quoted(shown(configFile, cwd))}`;
   const [first, second] = cluster.regions;
   narrator.say();
   narrator.say(color.bold("It keeps running. Write in any region, read in any other:"));
@@ -44,8 +44,14 @@ export const tellWhatNext = ({ narrator, cluster, configFile, cwd }: WhatNext): 
 };
 
 const purge = (configFile: string, cwd: string): string => {
-  const folder = relative(cwd, dirname(configFile));
-  return `\`npx coregent demo --purge${folder === defaultDataFolder ? "" : ` --data ${quoted(folder === "" ? "." : folder)}`}\``;
+  const folder = shown(dirname(configFile), cwd);
+  return `\`npx coregent demo --purge${folder === defaultDataFolder ? "" : ` --data ${quoted(folder)}`}\``;
+};
+
+/** As short as it is unambiguous. */
+const shown = (path: string, cwd: string): string => {
+  const near = relative(cwd, path);
+  return near === "" ? "." : near.startsWith("..") ? path : near;
 };
 
 /** Every command looks for coregent.yaml here and in .coregent (see config.ts). */
