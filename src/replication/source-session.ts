@@ -3,7 +3,7 @@ import { connect } from "../postgres/client.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import { parseLsn } from "./lsn.ts";
 import type { LinkStatus } from "./status.ts";
-import type { AgentContext, RegionAddress } from "./wiring.ts";
+import { type AgentContext, pause, type RegionAddress } from "./wiring.ts";
 
 /** Who a peer's database says it is. */
 export interface SourceIdentity {
@@ -55,7 +55,7 @@ export class SourceSession implements AsyncDisposable {
       } catch {
         return; // The session is gone; `ended` tells the link.
       }
-      await clock.sleep(limits.observeMs, signal);
+      await pause(clock, limits.observeMs, signal);
     }
   }
 
