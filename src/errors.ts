@@ -63,6 +63,12 @@ export const errorCodes = {
    */
   "CG-LOGIN-REFUSED": exitCodes.error,
   /**
+   * `coregent join` found something in the way, in the region that joins or in one of its peers. Nothing was changed.
+   *
+   * Remedy: each thing is listed with what to do about it. Settle them and run the command again.
+   */
+  "CG-JOIN-REFUSED": exitCodes.error,
+  /**
    * The command was interrupted (Ctrl-C, SIGTERM) before it was done.
    *
    * Remedy: run it again; every command can be interrupted and repeated without harm.

@@ -10,6 +10,7 @@ import { registerDemo } from "./cli/demo.ts";
 import { errorText } from "./cli/error-report.ts";
 import { explainError } from "./cli/explain-error.ts";
 import { registerInit } from "./cli/init.ts";
+import { registerJoin } from "./cli/join.ts";
 import { OutputClosed } from "./cli/output.ts";
 import { runCli } from "./cli/program.ts";
 import type { ClusterServices } from "./cli/services.ts";
@@ -29,6 +30,7 @@ const commands: readonly RegisterCommand[] = [
   registerCheck,
   registerInit,
   registerUninstall,
+  registerJoin,
   registerAgent,
   registerStatus,
 ];

@@ -1,16 +1,16 @@
 import { Registry } from "prom-client";
-import { findRegion, type Region, type Topology } from "../../regions/topology.ts";
-import { exitCodes, OperatorError } from "../errors.ts";
+import type { Topology } from "../../regions/topology.ts";
+import { regionNamed } from "../config.ts";
+import { exitCodes } from "../errors.ts";
 import { listenAddress } from "../http/listen.ts";
 import { registerMetrics } from "../http/metrics.ts";
 import { createAgentServer } from "../http/server.ts";
 import { createLogger } from "../logger.ts";
 import { connectPool } from "../postgres/client.ts";
 import { runAgent } from "../replication/agent.ts";
-import type { AgentStatus } from "../replication/status.ts";
-import { type AgentContext, defaultLimits, type RegionAddress } from "../replication/wiring.ts";
+import type { AgentContext } from "../replication/wiring.ts";
 import { TopologyWatch } from "../topology-watch.ts";
-import { version } from "../version.ts";
+import { agentContext } from "./agent-context.ts";
 import { type CliContext, commandGroups, type RegisterCommand } from "./context.ts";
 
 interface AgentFlags {
@@ -26,7 +26,10 @@ export const registerAgent: RegisterCommand = (program, context) => {
     .helpGroup(commandGroups.run)
     .description("run the agent of one region: it merges what the peers write into the region's database")
     .requiredOption("-r, --region <name>", "the region whose agent this is")
-    .option("--listen <host:port>", "where /livez, /readyz, /metrics listen; default: the port of the region's api URL on loopback")
+    .option(
+      "--listen <host:port>",
+      "where /livez, /readyz, /metrics listen; default: the port of the region's api URL on loopback",
+    )
     .option("--log-level <level>", "trace, debug, info, warn, error", "info")
     .addHelpText(
       "after",
@@ -40,62 +43,24 @@ export const registerAgent: RegisterCommand = (program, context) => {
     });
 };
 
-const addressOf = (region: Region): RegionAddress => ({
-  name: region.name,
-  id: region.id,
-  url: region.postgres.reveal(),
-});
-
-/** The region of that name; throws an OperatorError that lists the ones there are. */
-export const requireRegion = (topology: Topology, name: string): Region => {
-  const region = findRegion(topology, name);
-  if (region === undefined) {
-    throw new OperatorError("CG-REGION-UNKNOWN", `the configuration has no region ${JSON.stringify(name)}`, {
-      remedy: `Its regions are ${topology.regions.map((known) => known.name).join(", ")}.`,
-    });
-  }
-  return region;
-};
-
-export const newAgentStatus = (topology: Topology, region: Region, nowMs: number): AgentStatus => ({
-  region: region.name,
-  regionId: region.id,
-  cluster: topology.cluster,
-  version,
-  role: "starting",
-  startedAtMs: nowMs,
-  links: new Map(),
-  quarantined: new Map(),
-  slots: [],
-});
-
 const agentCommand = async (context: CliContext, topology: Topology, flags: AgentFlags): Promise<void> => {
-  const { clock, random, env } = context;
-  const region = requireRegion(topology, flags.region);
+  const { clock, env } = context;
+  const region = regionNamed(topology, flags.region);
   const color = env["NO_COLOR"] === undefined || env["NO_COLOR"] === "";
-  const logger = createLogger(context.stdout, { level: flags.logLevel, color }).child({ region: region.name });
+  const logger = createLogger(context.stdout, { level: flags.logLevel, color });
   const watch = new TopologyWatch(topology, context.loadTopology);
-  const status = newAgentStatus(topology, region, clock.now());
-  const agent: AgentContext = {
-    cluster: topology.cluster,
-    region: addressOf(region),
-    status,
-    logger,
-    clock,
-    random,
-    limits: defaultLimits,
-    topology: () => ({
-      regionIds: watch.current.regions.map(({ id }) => id),
-      peers: watch.current.regions.filter(({ id }) => id !== region.id).map(addressOf),
-    }),
-  };
+  const agent = agentContext(context, region, { topology: () => watch.current, logger });
   const ending = new AbortController();
   const signal = AbortSignal.any([context.interrupted(), ending.signal]);
-  const watching = watch.run(clock, (reason) => logger.warn({ reason }, "the changed configuration cannot be used"), signal);
+  const watching = watch.run(
+    clock,
+    (reason) => agent.logger.warn({ reason }, "the changed configuration cannot be used"),
+    signal,
+  );
   const serving = await serveEndpoints(agent, listenAddress(region.api, flags.listen));
   try {
     await runAgent(agent, signal);
-    logger.info("stopped: what was merged is confirmed");
+    agent.logger.info("stopped: what was merged is confirmed");
   } finally {
     ending.abort();
     await Promise.all([serving.close(), watching]);
@@ -109,7 +74,10 @@ const serveEndpoints = async (
   const { status, clock, logger, region } = agent;
   const registry = new Registry();
   registerMetrics({ registry, status, now: clock.now });
-  const pool = connectPool(region.url, { applicationName: `coregent ready ${region.name}`, maxConnections: 1 });
+  const pool = connectPool(region.url, {
+    applicationName: `coregent ready ${region.name}`,
+    maxConnections: 1,
+  });
   const server = createAgentServer({
     status,
     registry,

@@ -57,9 +57,15 @@ export const copyPending = async (work: CopyWork, signal: AbortSignal): Promise<
   const abort = (): void => void client.end().catch(() => undefined);
   signal.addEventListener("abort", abort, { once: true });
   try {
-    for (const entry of pending) {
-      signal.throwIfAborted();
-      await new TableCopy(work, client, signal).run(entry, theirs.get(entry.table_name));
+    const copies = pending.map(
+      (entry) => new TableCopy(work, client, { entry, theirs: theirs.get(entry.table_name), signal }),
+    );
+    // All are counted before the first is copied, so that whoever watches can tell how long it will take.
+    for (const step of ["prepare", "run"] as const) {
+      for (const copy of copies) {
+        signal.throwIfAborted();
+        await copy[step]();
+      }
     }
   } finally {
     signal.removeEventListener("abort", abort);
@@ -76,42 +82,72 @@ const readPending = async ({ session, peer }: CopyWork): Promise<Pending[]> => {
   return rows;
 };
 
+interface CopyParts {
+  readonly entry: Pending;
+  /** The table as the peer has it; undefined: it is not replicated there. */
+  readonly theirs: ReplicatedTable | undefined;
+  readonly signal: AbortSignal;
+}
+
 class TableCopy {
   readonly #work: CopyWork;
   readonly #client: Client;
-  readonly #signal: AbortSignal;
+  readonly #parts: CopyParts;
   #rowsDone = 0;
+  #rowsTotal = 0;
+  /** How the peer's rows and tombstones become ours; empty where they do not fit. */
+  #mappings: readonly Mapping[] = [];
 
-  constructor(work: CopyWork, client: Client, signal: AbortSignal) {
+  constructor(work: CopyWork, client: Client, parts: CopyParts) {
     this.#work = work;
     this.#client = client;
-    this.#signal = signal;
+    this.#parts = parts;
   }
 
-  async run(entry: Pending, theirs: ReplicatedTable | undefined): Promise<void> {
-    const { context, status } = this.#work;
-    const name = entry.table_name;
+  /** Sees whether the table fits, and counts the states to come. */
+  async prepare(): Promise<void> {
+    const { theirs } = this.#parts;
     if (theirs === undefined) {
       // Nothing of it can be had. When the peer takes the table up, its changes come by the stream, or it is copied.
-      return this.#misfit(name, "it is not a replicated table at the peer");
+      return this.#misfit("it is not a replicated table at the peer");
     }
-    const mappings = [this.#map(theirs, "row"), this.#map(theirs, "tombstone")] as const;
-    const misfit = mappings.find((mapping) => !mapping.fits);
-    if (misfit !== undefined && !misfit.fits) {
-      return this.#misfit(name, misfit.reason);
-    }
-    const total = await this.#start(name, theirs, entry.kind);
-    status.resync = { table: name, rowsDone: 0, rowsTotal: total };
-    context.logger.info(
-      { table: name, kind: entry.kind, rows: total, peer: this.#work.peer.name },
-      "copying states",
-    );
-    for (const mapping of mappings) {
-      if (mapping.fits) {
-        await this.#copy(theirs, mapping, { kind: entry.kind, total });
+    const mappings: Mapping[] = [];
+    for (const kind of ["row", "tombstone"] as const) {
+      const mapping = this.#map(theirs, kind);
+      if (!mapping.fits) {
+        return this.#misfit(mapping.reason);
       }
+      mappings.push(mapping);
     }
-    await this.#done(name);
+    this.#mappings = mappings;
+    await this.#count(theirs);
+  }
+
+  async run(): Promise<void> {
+    const { context, status, peer } = this.#work;
+    const { entry, theirs } = this.#parts;
+    if (theirs === undefined || this.#mappings.length === 0) {
+      return;
+    }
+    const rows = this.#rowsTotal;
+    this.#tell();
+    context.logger.info({ table: theirs.name, kind: entry.kind, rows, peer: peer.name }, "copying states");
+    for (const mapping of this.#mappings) {
+      await this.#copy(theirs, mapping);
+    }
+    status.misfits.delete(theirs.name);
+    await this.#work.session.query("DELETE FROM coregent.table_sync WHERE origin = $1 AND table_name = $2", [
+      peer.id,
+      theirs.name,
+    ]);
+  }
+
+  #tell(): void {
+    this.#work.status.resync = {
+      table: this.#parts.entry.table_name,
+      rowsDone: this.#rowsDone,
+      rowsTotal: this.#rowsTotal,
+    };
   }
 
   #map(theirs: ReplicatedTable, kind: StateKind): Mapping | Misfit {
@@ -131,34 +167,30 @@ class TableCopy {
     );
   }
 
-  /** Notes that it has begun; gives the number of states to come. */
-  async #start(name: string, theirs: ReplicatedTable, kind: Pending["kind"]): Promise<number> {
+  async #count(theirs: ReplicatedTable): Promise<void> {
     const { session, peer } = this.#work;
+    const filter = this.#filter();
     const { rows } = await this.#client.query<{ total: string }>(
-      `SELECT ((SELECT count(*) FROM ${relation(theirs, "row")} ${this.#filter(kind)})
-             + (SELECT count(*) FROM ${relation(theirs, "tombstone")} ${this.#filter(kind)}))::text AS total`,
+      `SELECT ((SELECT count(*) FROM ${relation(theirs, "row")} ${filter})
+             + (SELECT count(*) FROM ${relation(theirs, "tombstone")} ${filter}))::text AS total`,
     );
-    const total = Number(rows[0]?.total ?? 0);
+    this.#rowsTotal = Number(rows[0]?.total ?? 0);
     await session.query(
-      `UPDATE coregent.table_sync SET rows_done = 0, rows_total = $3, misfit = NULL, started_at = now(), updated_at = now()
+      `UPDATE coregent.table_sync
+          SET rows_done = 0, rows_total = $3, misfit = NULL, started_at = now(), updated_at = now()
         WHERE origin = $1 AND table_name = $2`,
-      [peer.id, name, total],
+      [peer.id, theirs.name, this.#rowsTotal],
     );
-    return total;
   }
 
-  async #copy(
-    theirs: ReplicatedTable,
-    mapping: Mapping,
-    { kind, total }: { kind: Pending["kind"]; total: number },
-  ): Promise<void> {
-    const { context, status, target } = this.#work;
+  async #copy(theirs: ReplicatedTable, mapping: Mapping): Promise<void> {
+    const { context, target } = this.#work;
     const columns = sourceColumns(theirs, mapping.layout.kind);
     const fields =
       target.format === "binary"
         ? list(columns.map((column) => column.name))
         : columns.map((column) => `${identifier(column.name)}::text`).join(", ");
-    const text = `COPY (SELECT ${fields} FROM ${relation(theirs, mapping.layout.kind)} ${this.#filter(kind)})
+    const text = `COPY (SELECT ${fields} FROM ${relation(theirs, mapping.layout.kind)} ${this.#filter()})
                     TO STDOUT (FORMAT binary)`;
     const { table, kind: stateKind } = mapping.layout;
     const names = columns.map((column) => column.name);
@@ -168,7 +200,6 @@ class TableCopy {
       tuples.push(chunk, (tuple) => states.addCopied(tuple));
       if (states.count >= context.limits.copyPieceRows || states.bytes >= context.limits.maxBatchBytes) {
         await this.#merge(states);
-        status.resync = { table: theirs.name, rowsDone: this.#rowsDone, rowsTotal: total };
       }
     }
     if (!tuples.complete) {
@@ -179,13 +210,13 @@ class TableCopy {
 
   async #merge(states: StateBuilder): Promise<void> {
     const { session, peer, status, sweeper } = this.#work;
-    this.#signal.throwIfAborted();
+    this.#parts.signal.throwIfAborted();
     const { count } = states;
     if (count === 0) {
       return;
     }
     const part = states.take();
-    const report = await insist(this.#work, this.#signal, (_careful) =>
+    const report = await insist(this.#work, this.#parts.signal, (_careful) =>
       session.transaction(async () => {
         const merged = await mergeBatch(session, { tables: [part] });
         await session.query(
@@ -197,6 +228,7 @@ class TableCopy {
       }),
     );
     this.#rowsDone += count;
+    this.#tell();
     status.rows += report.rowsMerged;
     status.tombstones += report.tombstonesMerged;
     for (const keys of report.sweepLater) {
@@ -204,17 +236,9 @@ class TableCopy {
     }
   }
 
-  async #done(name: string): Promise<void> {
+  async #misfit(reason: string): Promise<void> {
     const { session, peer, status } = this.#work;
-    status.misfits.delete(name);
-    await session.query("DELETE FROM coregent.table_sync WHERE origin = $1 AND table_name = $2", [
-      peer.id,
-      name,
-    ]);
-  }
-
-  async #misfit(name: string, reason: string): Promise<void> {
-    const { session, peer, status } = this.#work;
+    const name = this.#parts.entry.table_name;
     status.misfits.set(name, reason);
     await session.query(
       `UPDATE coregent.table_sync SET misfit = $3, updated_at = now() WHERE origin = $1 AND table_name = $2`,
@@ -223,8 +247,8 @@ class TableCopy {
   }
 
   /** Versions name the region that wrote them in their lowest ten bits. */
-  #filter(kind: Pending["kind"]): string {
-    if (kind === "full") {
+  #filter(): string {
+    if (this.#parts.entry.kind === "full") {
       return "";
     }
     const others = this.#work.context.topology().regionIds.filter((id) => id !== this.#work.peer.id);
