@@ -45,16 +45,19 @@ interface HeldRow {
   readonly base: string;
   readonly prev: string;
   readonly seen: string[] | null;
+  /** Set aside, and not visible. */
+  readonly quarantined: boolean;
 }
 
 /** All states held of the keys ($1), in the table, its tombstones and the quarantine ($2: the table's name). */
 const heldSql = (table: ReplicatedTable): string => {
   const relation = (kind: StateKind): string => `
 SELECT k.key, '${kind}' AS kind, s.cg_version::text AS version,
-       ${isOwned(table) ? "s.cg_base::text" : "'0'"} AS base, s.cg_prev::text AS prev, s.cg_seen::text[] AS seen
+       ${isOwned(table) ? "s.cg_base::text" : "'0'"} AS base, s.cg_prev::text AS prev, s.cg_seen::text[] AS seen,
+       false AS quarantined
   FROM ${keysFromText(table, 1)} JOIN ${relationOf(table, kind)} AS s ON ${sameKey(table, "s", "k")}`;
   return `${relation("row")} UNION ALL ${relation("tombstone")} UNION ALL
-SELECT q.key, q.kind, q.version::text, q.base::text, q.prev::text, q.seen::text[]
+SELECT q.key, q.kind, q.version::text, q.base::text, q.prev::text, q.seen::text[], true
   FROM coregent.quarantine AS q WHERE q.table_name = $2 AND q.key = ANY ($1::text[])`;
 };
 
@@ -63,12 +66,13 @@ export const readHeld = async (
   session: MergeSession,
   table: ReplicatedTable,
   keys: readonly string[],
-  kinds: readonly StateKind[] = ["row", "tombstone"],
+  only: { readonly kind?: StateKind; readonly quarantined?: boolean } = {},
 ): Promise<Map<string, State>> => {
   const { rows } = await session.query<HeldRow>(heldSql(table), [keys, table.name]);
   const highest = new Map<string, State>();
   for (const row of rows) {
-    if (!kinds.includes(row.kind)) continue;
+    if (only.kind !== undefined && row.kind !== only.kind) continue;
+    if (only.quarantined !== undefined && row.quarantined !== only.quarantined) continue;
     const stamp = {
       version: BigInt(row.version),
       base: BigInt(row.base),
@@ -144,6 +148,21 @@ export interface Reported {
   readonly key: string;
   readonly loser: bigint;
 }
+
+/** The same for keys given as texts. */
+export const readReportsOf = async (
+  session: MergeSession,
+  table: ReplicatedTable,
+  keys: readonly string[],
+): Promise<Reported[]> => {
+  if (keys.length === 0) return [];
+  const { rows } = await session.query<{ key: string; loser: string }>(
+    `SELECT c.key, c.loser_version::text AS loser FROM ${logRelation} AS c
+      WHERE c.table_name = $1 AND c.key = ANY ($2::text[]) AND c.detected_in = coregent.region_id()`,
+    [table.name, keys],
+  );
+  return rows.map(({ key, loser }) => ({ key, loser: BigInt(loser) }));
+};
 
 /** This region's reports of these keys. */
 export const readReports = async (session: MergeSession, keys: KeySet): Promise<Reported[]> => {

@@ -9,20 +9,23 @@ export interface KeySet {
   /** Of the parameters. */
   readonly bytes: number;
   readonly from: string;
+  /** The same with a further column `cg_index`: the number of the state in its set, from 1. */
+  readonly numbered: string;
   readonly values: readonly Buffer[];
 }
-
-const aliases = (table: ReplicatedTable): string => `k(${table.key.map(identifier).join(", ")})`;
 
 /** The keys of a set's states. They hold nothing of the set's own memory. */
 export const keysOf = (set: StateSet): KeySet => {
   const values = set.table.key.map((name) => set.columnValue(name));
   const sources = set.table.key.map((name, index) => set.columnSource(name, index + 1));
+  const names = set.table.key.map(identifier).join(", ");
+  const unnested = `unnest(${sources.join(", ")})`;
   return {
     table: set.table,
     count: set.count,
     bytes: values.reduce((sum, value) => sum + value.length, 0),
-    from: `unnest(${sources.join(", ")}) AS ${aliases(set.table)}`,
+    from: `${unnested} AS k(${names})`,
+    numbered: `${unnested} WITH ORDINALITY AS k(${names}, cg_index)`,
     values,
   };
 };

@@ -196,11 +196,40 @@ export const refusedSql = (set: Shape): string => {
    AND ${clash(table, set, "x", "cur")}) AS refused`;
 };
 
+/** The states of a partial set ($1), with the version at which the local values are exact ($2) and their numbers. */
+const partialSource = (set: Shape): string => {
+  const columns = localColumns(set).map((column) => identifier(column.name));
+  return `ROWS FROM (${set.source(1)}, unnest($2::bigint[])) WITH ORDINALITY
+      AS x(${columns.join(", ")}, cg_since, cg_index)`;
+};
+
+/**
+ * Merges states ($1) that lack unchanged TOAST columns, where the local row is the very one that they were written
+ * upon ($2): its values are exact. So the local row has been seen, and there is no conflict.
+ */
+export const updatePartialSql = (set: Shape): string => `
+UPDATE ${relationOf(set.table, "row")} AS cur SET ${assigned(set)
+  .map((name) => `${name} = x.${name}`)
+  .join(", ")}
+  FROM ${partialSource(set)}
+ WHERE ${sameKey(set.table, "cur", "x")} AND cur.cg_version = x.cg_since
+   AND ${outranks("x", "cur", isOwned(set.table))}`;
+
+/** Numbers (from 1) of the states that are higher than all that is held of their key now: they must be fetched. */
+export const missingPartialSql = (set: Shape): string => {
+  const { table } = set;
+  const notLower = (kind: StateKind): string =>
+    `EXISTS (SELECT FROM ${relationOf(table, kind)} AS cur
+              WHERE ${sameKey(table, "cur", "x")} AND NOT ${outranks("x", "cur", isOwned(table))})`;
+  return `SELECT x.cg_index::int AS index FROM ${partialSource(set)}
+ WHERE NOT ${notLower("row")} AND NOT ${notLower("tombstone")} ORDER BY 1`;
+};
+
 /**
  * Removes rows that a tombstone outranks, and finds tombstones that a row outranks without having seen them. `keys`:
  * a FROM item with the key's columns; null: all tombstones. A statement of its own, because only a new snapshot
- * sees what others have committed while the batch's statements waited. It also tells whether the conflict log has
- * entries of this table.
+ * sees what others have committed while the batch's statements waited. It also tells whether the conflict log and the
+ * quarantine have entries of this table.
  */
 export const sweepSql = (table: ReplicatedTable, keys: string | null): string => {
   const owned = isOwned(table);
@@ -222,7 +251,8 @@ export const sweepSql = (table: ReplicatedTable, keys: string | null): string =>
 ), both_kinds AS (SELECT lost, floor FROM gone UNION ALL SELECT lost, floor FROM outlived)
 ${withCandidates(
   `SELECT (SELECT count(*) FROM gone)::int AS swept, (SELECT max(floor)::text FROM both_kinds) AS floor,
-          EXISTS (SELECT FROM coregent.conflict WHERE table_name = ${literal(table.name)}) AS reported`,
+          EXISTS (SELECT FROM coregent.conflict WHERE table_name = ${literal(table.name)}) AS reported,
+          EXISTS (SELECT FROM coregent.quarantine WHERE table_name = ${literal(table.name)}) AS quarantined`,
   `SELECT ${spread("lost")} FROM both_kinds WHERE lost IS NOT NULL`,
 )}`;
 };

@@ -1,4 +1,5 @@
 import type { State } from "../../conflict/state.ts";
+import { reactionTo } from "../postgres/sqlstate.ts";
 import type { Candidate, MergeCounts } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
 import { lockAndReplaceSql, refusedSql, upsertSql, type CandidateRow, type FloorRow } from "./merge-sql.ts";
@@ -88,4 +89,43 @@ export const applyStates = async (
   // A replay, or a state that came too late. Rare, so that the ordinary batch does not pay for asking.
   const refused = await session.query<CandidateRow>(refusedSql(set), [set.value()]);
   return { applied: done.applied, candidates: [...done.candidates, ...candidatesIn(refused.rows)] };
+};
+
+/** `fitting`: the states that did not fail, merged or refused. */
+export interface Fitted extends Applied {
+  readonly fitting: StateSet;
+}
+
+/**
+ * The same where some states do not fit: halves what fails, in savepoints, down to single states, which go to
+ * `misfit` with the error.
+ */
+export const applyFitting = async (
+  session: MergeSession,
+  set: StateSet,
+  options: ApplyOptions & { readonly misfit: (state: StateSet, error: unknown) => Promise<void> },
+): Promise<Fitted> => {
+  const candidates: Candidate[] = [];
+  const indices: number[] = [];
+  let applied = 0;
+  const part = async (start: number, end: number): Promise<void> => {
+    const piece = start === 0 && end === set.count ? set : set.slice(start, end);
+    let failure: unknown;
+    try {
+      const done = await session.savepoint(() => applyStates(session, piece, options));
+      applied += done.applied;
+      candidates.push(...done.candidates);
+      for (let index = start; index < end; index++) indices.push(index);
+      return;
+    } catch (error) {
+      if (reactionTo(error, "merge") !== "quarantine") throw error;
+      failure = error;
+    }
+    if (end - start === 1) return options.misfit(piece, failure);
+    const middle = (start + end) >>> 1;
+    await part(start, middle);
+    await part(middle, end);
+  };
+  if (set.count > 0) await part(0, set.count);
+  return { applied, candidates, fitting: indices.length === set.count ? set : set.pick(indices) };
 };

@@ -1,16 +1,28 @@
 import { compareStates } from "../../conflict/state.ts";
 import { regionOf } from "../../conflict/version.ts";
+import { reactionTo } from "../postgres/sqlstate.ts";
 import type { ReplicatedTable } from "../postgres/table.ts";
 import type { Batch, TableBatch } from "./batch.ts";
-import { logConflicts, readHeld, readReports, type Reported } from "./conflict-log.ts";
+import { logConflicts, readHeld, readReports, readReportsOf, type Reported } from "./conflict-log.ts";
+import type { FetchStates } from "./fetch.ts";
 import { keysOf } from "./merge-keys.ts";
 import { MergeCounts, type Candidate, type MergeReport } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
-import { applyStates } from "./merge-states.ts";
+import { applyFitting, applyStates, type Fitted } from "./merge-states.ts";
+import { setAside, settleQuarantine } from "./quarantine.ts";
 import type { StateSet } from "./states.ts";
 import { sweepKeys } from "./sweep.ts";
+import { fetchStates, mergePartial, type PartialMerge } from "./toast.ts";
 
 export interface MergeOptions {
+  /**
+   * Set aside what does not fit, in savepoints. Without it, a row that does not fit fails the whole batch, which costs
+   * the ordinary batch nothing: then roll back and merge it again, carefully. Pieces of a transaction that is too
+   * large to be held are merged carefully from the start.
+   */
+  readonly careful?: boolean;
+  /** For rows with unchanged TOAST columns; may be missing where there are none. */
+  readonly fetch?: FetchStates;
   /** Lock and read before replacing. Default: before PostgreSQL 18, where RETURNING does not show what was replaced. */
   readonly lockFirst?: boolean;
 }
@@ -20,7 +32,8 @@ export interface MergeOptions {
  * Idempotent, and the same in any order, as the pure join in conflict/ is.
  *
  * Runs in the open transaction of `session`; the caller commits (and records its progress in the same transaction).
- * Any error leaves the transaction to be rolled back, `reactionTo(error, "merge")` tells what then.
+ * Any error leaves the transaction to be rolled back, `reactionTo(error, "merge")` tells what then; `quarantine` means
+ * that it is to be merged again with `careful`.
  */
 export const mergeBatch = async (
   session: MergeSession,
@@ -29,73 +42,141 @@ export const mergeBatch = async (
 ): Promise<MergeReport> => {
   const counts = new MergeCounts();
   await session.resumeOrigin();
-  for (const part of batch.tables) await mergeTable(session, part, { options, counts });
+  for (const part of batch.tables)
+    await new TableMerge(session, part.table, { ...options, counts }).merge(part);
   // Before others can see, and write upon, what has replaced higher versions.
   if (counts.floor > 0n) await session.query("SELECT coregent.raise_floor($1)", [counts.floor]);
   return counts.report();
 };
 
-interface Work {
-  readonly options: MergeOptions;
-  readonly counts: MergeCounts;
-}
+/** One table's part of a batch. */
+class TableMerge {
+  readonly #session: MergeSession;
+  readonly #table: ReplicatedTable;
+  readonly #options: MergeOptions & { readonly counts: MergeCounts };
+  readonly #candidates: Candidate[] = [];
+  readonly #reports: Reported[] = [];
+  readonly #setAside: string[] = [];
 
-const mergeTable = async (session: MergeSession, part: TableBatch, work: Work): Promise<void> => {
-  const { table, rows, tombstones } = part;
-  const { counts } = work;
-  const candidates: Candidate[] = [];
-  const reports: Reported[] = [];
-  const lockFirst = work.options.lockFirst ?? session.serverVersion < 18;
+  constructor(
+    session: MergeSession,
+    table: ReplicatedTable,
+    options: MergeOptions & { readonly counts: MergeCounts },
+  ) {
+    this.#session = session;
+    this.#table = table;
+    this.#options = options;
+  }
 
-  // Tombstones first: the sweep below then also removes rows of this batch that they outrank.
-  const buried = await applyStates(session, tombstones, { lockFirst, counts });
-  candidates.push(...(await withoutOutlived(session, table, buried.candidates)));
-  counts.tombstonesMerged += buried.applied;
-  const merged = await applyStates(session, rows, { lockFirst, counts });
-  candidates.push(...merged.candidates);
-  counts.rowsMerged += merged.applied;
+  /** Reports and retracts conflicts. */
+  async log(): Promise<void> {
+    const session = this.#session;
+    this.#reports.push(...(await readReportsOf(session, this.#table, this.#setAside)));
+    const findings = { candidates: this.#candidates, reports: this.#reports };
+    for (const type of await logConflicts(session, this.#table, findings)) {
+      this.#options.counts.conflict(this.#table.name, type);
+    }
+  }
 
-  for (const set of [tombstones, rows]) {
-    if (set.count === 0) continue;
+  async merge({ rows, partial, tombstones }: TableBatch): Promise<void> {
+    const { counts } = this.#options;
+    // Tombstones first: the sweep below then also removes rows of this batch that they outrank.
+    const buried = await this.#apply(tombstones);
+    this.#candidates.push(...(await this.#withoutOutlived(buried.candidates)));
+    counts.tombstonesMerged += buried.applied;
+    const merged = await this.#apply(rows);
+    this.#candidates.push(...merged.candidates);
+    counts.rowsMerged += merged.applied;
+    for (const set of partial) await this.#mergePartial(set);
+    await this.#settle(buried.fitting);
+    await this.#settle(merged.fitting);
+  }
+
+  async #apply(set: StateSet): Promise<Fitted> {
+    const { careful = false, counts } = this.#options;
+    const lockFirst = this.#options.lockFirst ?? this.#session.serverVersion < 18;
+    const options = { lockFirst, counts };
+    if (!careful) return { ...(await applyStates(this.#session, set, options)), fitting: set };
+    const misfit = (state: StateSet, error: unknown): Promise<void> => this.#misfit(state, error);
+    return applyFitting(this.#session, set, { ...options, misfit });
+  }
+
+  async #misfit(state: StateSet, error: unknown): Promise<void> {
+    const { quarantined, key, candidates } = await setAside(this.#session, state, error);
+    this.#candidates.push(...candidates);
+    this.#setAside.push(key);
+    if (quarantined) this.#options.counts.quarantined += 1;
+  }
+
+  async #mergePartial(set: StateSet): Promise<void> {
+    const { counts } = this.#options;
+    const done = await this.#updatePartial(set);
+    counts.rowsMerged += done.applied;
+    if (done.applied > 0) await this.#settle(set);
+    if (done.fetched === null) return;
+    counts.fetchedThrough(done.fetched.position);
+    for (const part of done.fetched.parts) await this.merge(part);
+  }
+
+  async #updatePartial(set: StateSet): Promise<PartialMerge> {
+    const { careful = false, fetch } = this.#options;
+    const work = (): Promise<PartialMerge> => mergePartial(this.#session, set, fetch);
+    if (!careful) return work();
+    try {
+      return await this.#session.savepoint(work);
+    } catch (error) {
+      if (reactionTo(error, "merge") !== "quarantine") throw error;
+      // One of them does not fit. Whole, they can be told apart and set aside.
+      return { applied: 0, fetched: await fetchStates(set, fetch) };
+    }
+  }
+
+  /** What is to be done for merged keys in a new snapshot. */
+  async #settle(set: StateSet): Promise<void> {
+    if (set.count === 0) return;
+    const { counts } = this.#options;
     const keys = keysOf(set);
-    const swept = await sweepKeys(session, keys);
+    const swept = await sweepKeys(this.#session, keys);
     counts.rowsSwept += swept.rows;
     counts.raiseFloor(swept.floor);
-    candidates.push(...(set.kind === "row" ? notOurOwn(session, set, swept.candidates) : swept.candidates));
-    if (swept.reported && table.logsConflicts) reports.push(...(await readReports(session, keys)));
+    this.#candidates.push(
+      ...(set.kind === "row" ? this.#notOurOwn(set, swept.candidates) : swept.candidates),
+    );
+    if (swept.quarantined) {
+      this.#candidates.push(...(await settleQuarantine(this.#session, keys, versionsOf(set))));
+    }
+    if (swept.reported && this.#table.logsConflicts) {
+      this.#reports.push(...(await readReports(this.#session, keys)));
+    }
     if (set.kind === "tombstone") counts.sweepLater.push(keys);
   }
-  for (const type of await logConflicts(session, table, { candidates, reports }))
-    counts.conflict(table.name, type);
-};
 
-/**
- * Leaves out tombstones that were replaced, but were not the highest state held of their key: a row was. So they have
- * been judged when that row was written or merged.
- */
-const withoutOutlived = async (
-  session: MergeSession,
-  table: ReplicatedTable,
-  candidates: readonly Candidate[],
-): Promise<readonly Candidate[]> => {
-  if (candidates.length === 0) return candidates;
-  const rows = await readHeld(session, table, [...new Set(candidates.map(({ key }) => key))], ["row"]);
-  return candidates.filter(({ key, state }) => {
-    const row = rows.get(key);
-    return row === undefined || compareStates(row, state) < 0;
-  });
-};
+  /**
+   * Leaves out tombstones that were replaced, but were not the highest state held of their key: a row was. So they
+   * have been judged when that row was written or merged.
+   */
+  async #withoutOutlived(candidates: readonly Candidate[]): Promise<readonly Candidate[]> {
+    if (candidates.length === 0) return candidates;
+    const keys = [...new Set(candidates.map(({ key }) => key))];
+    const rows = await readHeld(this.#session, this.#table, keys, { kind: "row" });
+    return candidates.filter(({ key, state }) => {
+      const row = rows.get(key);
+      return row === undefined || compareStates(row, state) < 0;
+    });
+  }
 
-/**
- * Rows of this batch that a tombstone outranks were written and swept again. If they were once written in this
- * region, they have come back from a peer, and were judged here when they were overruled.
- */
-const notOurOwn = (session: MergeSession, set: StateSet, candidates: readonly Candidate[]): Candidate[] => {
-  const isOurs = ({ state }: Candidate): boolean => regionOf(state.version) === session.regionId;
-  if (!candidates.some(isOurs)) return [...candidates];
-  const incoming = new Set(Array.from({ length: set.count }, (_, index) => set.version(index)));
-  return candidates.filter(
-    (candidate) =>
-      candidate.state.kind === "tombstone" || !isOurs(candidate) || !incoming.has(candidate.state.version),
-  );
-};
+  /**
+   * Rows of this batch that a tombstone outranks were written and swept again. If they were once written in this
+   * region, they have come back from a peer, and were judged here when they were overruled.
+   */
+  #notOurOwn(set: StateSet, candidates: readonly Candidate[]): Candidate[] {
+    const isOurs = ({ state }: Candidate): boolean =>
+      state.kind === "row" && regionOf(state.version) === this.#session.regionId;
+    if (!candidates.some(isOurs)) return [...candidates];
+    const incoming = versionsOf(set);
+    return candidates.filter((candidate) => !isOurs(candidate) || !incoming.has(candidate.state.version));
+  }
+}
+
+const versionsOf = (set: StateSet): ReadonlySet<bigint> =>
+  new Set(Array.from({ length: set.count }, (_, index) => set.version(index)));

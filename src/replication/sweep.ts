@@ -11,12 +11,15 @@ export interface Swept {
   readonly candidates: readonly Candidate[];
   /** The conflict log has entries of this table. */
   readonly reported: boolean;
+  /** The quarantine has. */
+  readonly quarantined: boolean;
   readonly floor: string | null;
 }
 
-type SweptRow = CandidateRow & FloorRow & { readonly swept: number; readonly reported: boolean };
+type SweptRow = CandidateRow &
+  FloorRow & { readonly swept: number; readonly reported: boolean; readonly quarantined: boolean };
 
-const nothing: Swept = { rows: 0, candidates: [], reported: false, floor: null };
+const nothing: Swept = { rows: 0, candidates: [], reported: false, quarantined: false, floor: null };
 
 const sweptIn = (rows: readonly SweptRow[]): Swept => {
   const [first] = rows;
@@ -25,6 +28,7 @@ const sweptIn = (rows: readonly SweptRow[]): Swept => {
     rows: first.swept,
     candidates: candidatesIn(rows, true),
     reported: first.reported,
+    quarantined: first.quarantined,
     floor: first.floor,
   };
 };

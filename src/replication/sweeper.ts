@@ -83,7 +83,7 @@ export class Sweeper {
         this.#fresh.push(...fresh);
         throw reason;
       });
-      // Whole tables have not been swept by the merge, so once at first; a sweep which no blocker can outlive is the last.
+      // At first once in any case: a transaction may have ended between the merge's own sweep and its commit.
       const started: Group = { tasks: fresh, blockers: new Set([...open, "first round"]) };
       if (fresh.length > 0) this.#waiting.push(started);
       for (const group of this.#waiting) {
