@@ -1,0 +1,128 @@
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { chmod, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import type { DemoReport } from "../../src/demo/run.ts";
+import { processStart } from "../../src/embedded/processes.ts";
+import { eventually } from "../support/eventually.ts";
+
+const program = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
+
+let root: string;
+const children: ChildProcess[] = [];
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), "coregent-demo-"));
+  // The servers' user must be able to enter it.
+  await chmod(root, 0o755);
+});
+afterEach(async () => {
+  for (const child of children.splice(0)) {
+    if (child.exitCode === null && child.signalCode === null) {
+      const closed = once(child, "close");
+      child.kill("SIGKILL");
+      await closed;
+    }
+  }
+  await rm(root, { recursive: true, force: true });
+});
+
+interface Run {
+  readonly child: ChildProcess;
+  readonly output: { stdout: string; stderr: string };
+  readonly ended: Promise<number | NodeJS.Signals>;
+}
+
+/** A command in the test's folder, with nothing to read from and no terminal. */
+const run = (...args: string[]): Run => {
+  const { COREGENT_CONFIG: _config, COREGENT_DATA: _data, FORCE_COLOR: _color, ...env } = process.env;
+  const child = spawn(process.execPath, [program, ...args], {
+    cwd: root,
+    stdio: ["ignore", "pipe", "pipe"],
+    env,
+  });
+  children.push(child);
+  const output = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"] as const) {
+    child[name]?.setEncoding("utf8").on("data", (text: string) => {
+      output[name] += text;
+    });
+  }
+  const ended = once(child, "close").then(
+    ([code, signal]: (number | NodeJS.Signals | null)[]) => code ?? signal ?? "SIGKILL",
+  );
+  return { child, output, ended };
+};
+
+/** The processes that the demo of this folder recorded and that live. */
+const living = async (): Promise<number[]> => {
+  const text = await readFile(join(root, ".coregent", "processes.json"), "utf8").catch(() => "[]");
+  const records = JSON.parse(text) as { pid: number; start: string | null }[];
+  return records.filter(({ pid, start }) => processStart(pid) === start).map(({ pid }) => pid);
+};
+
+test("killed at the start, then a whole tour: everything it shows is so, and nothing is left running", async () => {
+  const killed = run("demo");
+  await eventually(() => expect(killed.output.stdout).toContain("init "), { timeoutMs: 60_000 });
+  expect(await living()).toHaveLength(3);
+  killed.child.kill("SIGKILL");
+  expect(await killed.ended).toBe("SIGKILL");
+
+  const { output, ended } = run("demo", "--once", "--json", "--seed", "11");
+  expect(await ended, output.stderr).toBe(0);
+  const report = JSON.parse(output.stdout) as DemoReport;
+  expect(report.seed).toBe(11);
+  expect(report.load.rowsWritten).toBeGreaterThan(10_000);
+  expect(report.load.everywhereMs).not.toBeNull();
+  // Nothing can be seen before the line could have brought it: else the latency would be feigned.
+  const lineMs = { moldova: 78, argentina: 78, "new-zealand": 78 };
+  for (const { source, seenMs } of report.writes) {
+    for (const ms of Object.values(seenMs)) {
+      expect(ms).toBeGreaterThan(lineMs[source as keyof typeof lineMs] * 0.9);
+    }
+  }
+  const { writes, healedMs, conflict } = report.partition;
+  for (const { writes: count, failed } of Object.values(writes)) {
+    expect(count).toBeGreaterThan(10);
+    expect(failed).toBe(0);
+  }
+  expect(healedMs).not.toBeNull();
+  expect(conflict.kept).toEqual([conflict.ownerWrote]);
+  for (const region of ["moldova", "argentina", "new-zealand"]) {
+    expect(conflict.logged[region]).toEqual([
+      { type: "update_origin_differs", minutes: String(conflict.otherWrote) },
+    ]);
+  }
+  expect(report.verifyCode).toBe(0);
+  expect(await living()).toEqual([]);
+  expect((await readdir(join(root, ".coregent"))).filter((name) => name.startsWith("demo.lock"))).toEqual([]);
+}, 180_000);
+
+test("it keeps running with what was said to try, and Ctrl-C ends it in order with 0", async () => {
+  const demo = run("demo");
+  await eventually(() => expect(demo.output.stdout).toContain("Ctrl-C"), { timeoutMs: 120_000 });
+  const urls = demo.output.stdout.match(/postgres:\/\/\S+/g);
+  expect(urls).toHaveLength(3);
+
+  // The configuration is found by itself; off a terminal there are no control sequences.
+  const status = run("status");
+  expect(await status.ended).toBe(0);
+  expect(status.output.stdout).toMatch(/^OK /);
+  const second = run("demo", "--once");
+  expect(await second.ended).toBe(1);
+  expect(second.output.stderr).toContain("CG-DEMO-RUNNING");
+  expect(demo.output.stdout + status.output.stdout).not.toContain("\u001b");
+
+  const agent = Number(/kill -9 (\d+)/.exec(demo.output.stdout)?.[1]);
+  process.kill(agent, "SIGKILL");
+  await eventually(() => expect(demo.output.stderr).toContain("starting it again"), { timeoutMs: 10_000 });
+  await eventually(async () => expect(await run("status").ended).toBe(0), { timeoutMs: 30_000 });
+
+  demo.child.kill("SIGINT");
+  expect(await demo.ended).toBe(0);
+  expect(await living()).toEqual([]);
+  expect(await run("demo", "--purge").ended).toBe(0);
+  expect(await readdir(root)).toEqual([]);
+}, 240_000);
