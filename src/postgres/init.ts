@@ -105,11 +105,11 @@ const makeSlots = async (
  * short, it goes on where it was when it is run again.
  * @throws what connecting or installing throws; what is in the way is not thrown but found
  */
-export const initCluster = async (topology: Topology, options: InitOptions): Promise<InitReport> =>
-  await withRegions(topology, "coregent init", async (regions) => {
-    options.onProgress?.("checking every region");
-    const findings = await options.check(topology);
-    if (findings.some((finding) => finding.severity === "critical")) return { regions: [], findings };
+export const initCluster = async (topology: Topology, options: InitOptions): Promise<InitReport> => {
+  options.onProgress?.("checking every region");
+  const findings = await options.check(topology);
+  if (findings.some((finding) => finding.severity === "critical")) return { regions: [], findings };
+  return await withRegions(topology, "coregent init", async (regions) => {
     await installAll(regions, topology, options);
     await makeSlots(regions, topology, options);
     return {
@@ -117,3 +117,4 @@ export const initCluster = async (topology: Topology, options: InitOptions): Pro
       findings,
     };
   });
+};

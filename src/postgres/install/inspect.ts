@@ -26,6 +26,7 @@ interface Facts {
   triggers: { name: string; enabled: string; function: string }[];
   functions: { name: string; body: string; definer: boolean; config: string[] | null }[];
   partitions_without: string[];
+  partitions_disabled: string[];
 }
 
 const factsSql = `
@@ -48,7 +49,12 @@ SELECT (SELECT definition FROM coregent.replicated_table WHERE name = $3) AS def
                 SELECT FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
                  WHERE g.tgrelid = x.oid AND p.pronamespace = 'coregent'::regnamespace AND p.proname = $6
                    AND g.tgenabled = 'O')
-              ORDER BY 1) AS partitions_without`;
+              ORDER BY 1) AS partitions_without,
+       ARRAY(SELECT DISTINCT x.relname::text FROM pg_partition_tree($1::regclass) t JOIN pg_class x ON x.oid = t.relid
+               JOIN pg_trigger g ON g.tgrelid = x.oid JOIN pg_proc p ON p.oid = g.tgfoid
+              WHERE t.level > 0 AND p.pronamespace = 'coregent'::regnamespace AND p.proname <> $6
+                AND g.tgenabled <> 'O'
+              ORDER BY 1) AS partitions_disabled`;
 
 const isAsMade = (fn: TriggerFunction, facts: Facts): boolean =>
   facts.functions.some(
@@ -86,6 +92,7 @@ export const inspectTable = async (
   }
   for (const fn of functions) if (!isAsMade(fn, facts)) lacks.push(`function ${fn.name}`);
   for (const name of facts.partitions_without) lacks.push(`truncate trigger of partition ${name}`);
+  for (const name of facts.partitions_disabled) lacks.push(`trigger of partition ${name}, which is disabled`);
   if (lacks.length === 0 && facts.definition !== definitionOf(table, region)) lacks.push("settings");
   return { registered: true, lacks };
 };

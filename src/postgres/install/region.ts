@@ -107,8 +107,12 @@ const installTable = async (
       if (anew && before !== undefined) await releaseTable(client, before);
       await takeUpTable(client, table, { region, definition: definitionOf(table, region) });
       const newStates = anew || !registered || lacks.includes("column cg_version");
-      if (newStates)
-        await requestCopies(client, { tables: [table.name], origins: peers, reason: "taken up" });
+      const copies = { tables: [table.name], origins: peers };
+      if (newStates) await requestCopies(client, { ...copies, reason: "taken up" });
+      // What was deleted while nothing stamped is still elsewhere, and no tombstone will take it away there.
+      else if (lacks.some((what) => what.startsWith("trigger ") || what === "tombstone relation")) {
+        await requestCopies(client, { ...copies, reason: `repaired: ${lacks.join(", ")}`, kind: "full" });
+      }
       if (anew) return { name: table.name, change: "taken up anew", details: [] };
       return { name: table.name, change: registered ? "repaired" : "taken up", details: lacks };
     },

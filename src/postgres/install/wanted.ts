@@ -1,5 +1,6 @@
 import type { Topology } from "../../../regions/topology.ts";
 import type { Candidate } from "../catalog.ts";
+import { isReplicable } from "../check-table.ts";
 import type { WantedTable } from "./table.ts";
 
 const conflictTable: WantedTable = {
@@ -17,7 +18,7 @@ const conflictTable: WantedTable = {
 /** The tables to be replicated: those with a primary key in the topology's schemas. What must be refused, `check` says. */
 export const wantedTables = (candidates: readonly Candidate[], topology: Topology): WantedTable[] => {
   const wanted = candidates.flatMap((candidate): WantedTable[] => {
-    if (candidate.primaryKey === null || candidate.kind === "foreign") return [];
+    if (candidate.primaryKey === null || !isReplicable(candidate)) return [];
     if (candidate.persistence !== "permanent" || candidate.schema === "coregent") return [];
     const settings = topology.tables.find(
       (each) => each.schema === candidate.schema && each.table === candidate.table,

@@ -1,7 +1,8 @@
 import { expect, test } from "vitest";
 import { readTables } from "../../../src/postgres/catalog.ts";
+import { connect } from "../../../src/postgres/client.ts";
 import { installRegion } from "../../../src/postgres/install/region.ts";
-import { createDatabase, eventually } from "../../support/database.ts";
+import { createDatabase, eventually, uniqueName } from "../../support/database.ts";
 import { install, moldova, owned, region, states, tombstones, topologyOf } from "./installed.ts";
 
 test("rows that are there get one baseline; a second run changes nothing", async () => {
@@ -77,6 +78,9 @@ test("what was dropped or disabled by hand is made again, and named", async () =
       details: ["publication", "trigger ~coregent_insert", "trigger ~coregent_deleted, which is disabled"],
     },
   ]);
+  expect(await db.query("SELECT kind FROM coregent.table_sync WHERE table_name = 'public.w'")).toEqual([
+    { kind: "full" },
+  ]);
   expect((await install(db)).tables).toEqual([]);
   await db.query("INSERT INTO w VALUES (1); DELETE FROM w");
   expect(await tombstones(db, "public.w")).toHaveLength(1);
@@ -133,4 +137,45 @@ test("a writer that holds the table makes the installer wait and try again, not 
   await writer.query("COMMIT");
   expect((await done).tables).toContainEqual({ name: "public.w", change: "taken up", details: [] });
   expect(await states(db, "w")).toHaveLength(1);
+});
+
+test.each(["~coregent_deleted", "~coregent_truncate"])(
+  "%s disabled on a partition is enabled again",
+  async (name) => {
+    await using db = await createDatabase();
+    await db.query(`CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)`);
+    await install(db);
+    await db.query(`ALTER TABLE p1 DISABLE TRIGGER "${name}"`);
+    expect((await install(db)).tables).toMatchObject([{ name: "public.p", change: "repaired" }]);
+    expect((await install(db)).tables).toEqual([]);
+    await db.query("INSERT INTO p VALUES (1), (2); DELETE FROM p1 WHERE id = 1; TRUNCATE p1");
+    expect(await tombstones(db, "public.p")).toHaveLength(2);
+  },
+);
+
+test("a role that is no superuser installs, and what it installed works for another", async () => {
+  await using db = await createDatabase();
+  const [owner, installer, app] = [uniqueName("owner"), uniqueName("installer"), uniqueName("app")];
+  await db.query(`CREATE ROLE ${owner}; CREATE ROLE ${installer} LOGIN REPLICATION IN ROLE ${owner}; CREATE ROLE ${app};
+    GRANT CREATE ON DATABASE ${db.name} TO ${installer}; GRANT CREATE, USAGE ON SCHEMA public TO ${owner};
+    GRANT SET ON PARAMETER session_replication_role TO ${installer};
+    SET ROLE ${owner}; CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY REFERENCES t ON DELETE CASCADE);
+    GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON t, c TO ${app}; RESET ROLE`);
+  const url = new URL(db.url);
+  url.username = installer;
+  const client = await connect(url.href, { applicationName: "test" });
+  try {
+    await installRegion(client, { topology: topologyOf(), region: moldova });
+    expect((await installRegion(client, { topology: topologyOf(), region: moldova })).tables).toEqual([]);
+  } finally {
+    await client.end();
+  }
+  await db.query(`SET ROLE ${app}; INSERT INTO t VALUES (1), (2); INSERT INTO c VALUES (1), (2); DELETE FROM t WHERE id = 1;
+    INSERT INTO t VALUES (1); TRUNCATE t, c; RESET ROLE`);
+  expect(await tombstones(db, "public.c")).toHaveLength(2);
+  await db.query(`INSERT INTO t VALUES (1)`);
+  expect((await states(db, "t")).get("1")?.prev).toBe((await tombstones(db, "public.t")).get("1")?.version);
+  await db.query(`DROP PUBLICATION coregent; DROP SCHEMA coregent CASCADE;
+    DROP OWNED BY ${owner}, ${installer}, ${app} CASCADE; DROP ROLE ${owner}, ${installer}, ${app}`);
 });
