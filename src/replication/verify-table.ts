@@ -183,7 +183,7 @@ export const settle = async (
     last = await readKeys(table, [...open.keys()]);
   }
   return {
-    settled: [...first.values()].filter((reading) => !agrees(reading)).length - open.size,
+    settled: [...first].filter(([key, reading]) => !open.has(key) && !agrees(reading)).length,
     counts: countKinds(open.values()),
     differences: [...open].slice(0, options.limit).map(([key, kind]) => ({
       key,
