@@ -7,6 +7,7 @@ import { Confirmation } from "./confirm.ts";
 import { judgeContinuity } from "./continuity.ts";
 import { copyPending } from "./copy.ts";
 import { Decoder } from "./decode.ts";
+import { fetchFrom } from "./fetch.ts";
 import { Inbox } from "./inbox.ts";
 import { MergeSession } from "./merge-session.ts";
 import { markForCopy, readProgress } from "./progress.ts";
@@ -203,8 +204,14 @@ export class Link {
       status,
       origin: peer.id,
       incarnation: source.identity.incarnation,
-      source,
-      askPosition: () => opened.sendStatus(true),
+      fetch: fetchFrom({ client: source.client, pause: (ms) => pause(clock, ms, ending) }),
+      askPosition: () => {
+        // An idle source may have nothing to send for long: a record of our own brings its position past the fetch.
+        void source.client
+          .query("SELECT pg_logical_emit_message(true, 'coregent', 'position')")
+          .then(() => opened.sendStatus(true))
+          .catch(() => undefined);
+      },
     });
     const confirming = this.#confirm(merger, confirmation, { stream: opened, ended: lost.signal });
     try {
@@ -215,6 +222,7 @@ export class Link {
         await merger.merge(batch, ending);
         if (inbox.bufferedChanges === 0) {
           status.pendingCommitMs = 0;
+          status.currentAtMs = context.clock.now();
         }
       }
     } finally {

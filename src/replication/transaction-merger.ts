@@ -1,10 +1,10 @@
 import type { Batch } from "./batch.ts";
 import type { Confirmation } from "./confirm.ts";
+import type { FetchStates } from "./fetch.ts";
 import { parseLsn } from "./lsn.ts";
 import { mergeBatch } from "./merge.ts";
 import type { MergeReport } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
-import type { SourceSession } from "./source-session.ts";
 import type { LinkStatus } from "./status.ts";
 import type { Sweeper } from "./sweeper.ts";
 import { markMisfits, writeProgress } from "./progress.ts";
@@ -21,7 +21,7 @@ export interface MergerOptions {
   readonly origin: number;
   readonly incarnation: string;
   /** For rows whose unchanged TOAST columns have to be read at the source. */
-  readonly source: SourceSession;
+  readonly fetch: FetchStates;
   /** Asks the source for its position, where a fetched row makes the transaction wait for it. */
   readonly askPosition: () => void;
 }
@@ -72,12 +72,12 @@ export class TransactionMerger {
     });
   }
 
-  async #step(batch: Batch, _careful: boolean): Promise<void> {
-    const { session } = this.#options;
+  async #step(batch: Batch, careful: boolean): Promise<void> {
+    const { session, fetch } = this.#options;
     if (!session.inTransaction) {
       await session.begin();
     }
-    const report = await mergeBatch(session, batch);
+    const report = await mergeBatch(session, batch, { careful, fetch });
     this.#reports.push(report);
     this.#states.transactions += batch.transactions;
     for (const [table, reason] of batch.skipped) {
