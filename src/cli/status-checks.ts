@@ -215,18 +215,23 @@ const checkSyncs = (regions: readonly RegionReading[]): readonly Check[] => {
   const names = new Map(regions.map((region) => [region.id, region.region]));
   const failures = regions.flatMap((target) =>
     (installedOf(target)?.syncs ?? []).map((sync): Check => {
-      const rows = sync.rowsTotal === null ? "" : ` (${sync.rowsDone} of ${plural(sync.rowsTotal, "row")})`;
+      const rows = sync.rowsTotal === null ? "" : `, ${sync.rowsDone} of ${plural(sync.rowsTotal, "row")}`;
       return {
         name: "resync",
         severity: "warning",
         subject: `${names.get(sync.origin) ?? `region ${sync.origin}`} > ${target.region}`,
-        message: `${sync.table} is being copied${rows}${sync.reason === null ? "" : `: ${sync.reason}`}`,
+        message:
+          sync.misfit === null
+            ? `${sync.table} is being copied (${sync.reason}${rows})`
+            : `${sync.table} does not fit: ${sync.misfit}`,
         remedy:
-          "It ends by itself; a table that does not fit is copied as soon as both sides have the same columns.",
+          sync.misfit === null
+            ? "It ends by itself."
+            : "Make the table alike in both regions, then run `coregent init`; what was held back is copied then.",
       };
     }),
   );
-  return orOk(failures, ok("resync", "none under way"));
+  return orOk(failures, ok("resync", "none under way, and every table fits"));
 };
 
 const checkQuarantine = (regions: readonly RegionReading[]): readonly Check[] => {

@@ -62,8 +62,10 @@ export interface SyncReading {
   readonly origin: number;
   readonly table: string;
   readonly kind: string;
-  /** Why the table does not fit, or why it is copied. */
-  readonly reason: string | null;
+  /** Why it is copied. */
+  readonly reason: string;
+  /** Why it cannot be yet: the table is missing on one side, or differs. */
+  readonly misfit: string | null;
   readonly rowsDone: number;
   readonly rowsTotal: number | null;
 }
@@ -181,7 +183,7 @@ SELECT jsonb_build_object(
        'ageSeconds', greatest(0, extract(epoch FROM clock_timestamp() - updated_at))) ORDER BY origin), '[]')
      FROM coregent.progress),
   'syncs', (SELECT coalesce(jsonb_agg(jsonb_build_object(
-       'origin', origin, 'table', table_name, 'kind', kind, 'reason', reason, 'rowsDone', rows_done,
+       'origin', origin, 'table', table_name, 'kind', kind, 'reason', reason, 'misfit', misfit, 'rowsDone', rows_done,
        'rowsTotal', rows_total) ORDER BY origin, table_name), '[]')
      FROM coregent.table_sync),
   'quarantine', (SELECT coalesce(jsonb_agg(to_jsonb(q) ORDER BY q."table"), '[]') FROM (

@@ -5,12 +5,12 @@ import type { LinkStatus } from "../replication/status.ts";
  * that is not here yet. 0 while the link streams and nothing is outstanding.
  *
  * - Something is outstanding: now, by the peer's clock, minus the commit time that the peer gave it.
- * - Nothing is known to be outstanding, but the link does not stream: the peer may have written ever since,
- *   so the time since the link left streaming is the bound. (A cut link that reported 0 would hide the cut.)
+ * - Nothing is known to be outstanding, but the link does not stream: the peer may have written ever since it was
+ *   last known to have nothing for us. (A cut link that reported 0 would hide the cut.)
  */
 export const lagSeconds = (link: LinkStatus, nowMs: number): number => {
   const byCommit = link.pendingCommitMs > 0 ? nowMs + link.clockSkewMs - link.pendingCommitMs : 0;
-  const byState = link.state === "streaming" ? 0 : nowMs - link.sinceMs;
+  const byState = link.state === "streaming" ? 0 : nowMs - link.currentAtMs;
   return Math.max(0, byCommit, byState) / 1000;
 };
 

@@ -165,7 +165,7 @@ const linkGauges = ({ status, now }: MetricsOptions): Family[] => [
     status,
     {
       name: "coregent_link_lag_seconds",
-      help: "Age of the peer's oldest change that is not here; while the link does not stream, since when.",
+      help: "Age of the peer's oldest change that is not here; while the link does not stream, since it was last up to date.",
     },
     (link) => lagSeconds(link, now()),
   ),

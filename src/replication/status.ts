@@ -38,6 +38,8 @@ export interface LinkStatus {
   mergedCommitMs: number;
   /** Commit time of the oldest transaction received and not merged; 0: nothing outstanding. */
   pendingCommitMs: number;
+  /** When, by our clock, nothing of the peer was known to be outstanding for the last time; at first when it began. */
+  currentAtMs: number;
   /** The peer's clock minus ours, in ms, and the uncertainty (half a round trip). */
   clockSkewMs: number;
   roundTripMs: number;
@@ -77,6 +79,7 @@ export const newLinkStatus = (peer: string, peerId: number, nowMs: number): Link
   confirmedLsn: 0n,
   mergedCommitMs: 0,
   pendingCommitMs: 0,
+  currentAtMs: nowMs,
   clockSkewMs: 0,
   roundTripMs: 0,
   transactions: 0,

@@ -134,6 +134,7 @@ describe("what is not well is named with a remedy", () => {
               table: "public.users",
               kind: "full",
               reason: "slot lost",
+              misfit: null,
               rowsDone: 1,
               rowsTotal: 10,
             },
@@ -195,7 +196,7 @@ test("text for people: a verdict, two tables, the checks", () => {
     Ok        agents        one works for every region
     Ok        slots         every link has its slot, and none keeps much WAL
     Ok        links         every link is up and keeps up
-    Ok        resync        none under way
+    Ok        resync        none under way, and every table fits
     Ok        quarantine    empty in every region
     Ok        clocks        within 0 ms of each other
     Ok        conflicts     none in the log"

@@ -96,7 +96,9 @@ describe("GET /metrics", () => {
   test("a cut link does not show a lag of 0", async () => {
     const status = agentStatus();
     status.link.state = "waiting";
-    status.link.sinceMs = nowMs - 42_000;
+    // It tries again and again, so the state itself is new.
+    status.link.sinceMs = nowMs - 10;
+    status.link.currentAtMs = nowMs - 42_000;
     const page = await scrape(status);
     expect(sample(page, "coregent_link_lag_seconds", { peer: "argentina" })).toBe(42);
     expect(sample(page, "coregent_link_state", { peer: "argentina", state: "waiting" })).toBe(1);
