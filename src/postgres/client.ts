@@ -1,3 +1,4 @@
+import { Socket } from "node:net";
 import { Client, Pool, type ClientBase, type ClientConfig } from "pg";
 
 /**
@@ -54,9 +55,29 @@ const pin = async (client: ClientBase, settings: Readonly<Record<string, string>
   );
 };
 
+const endGraceMs = 1_000;
+
+/**
+ * Bounds `client.end()`, which waits until the server has closed the connection: behind a line that is cut that is for
+ * ever, and whoever ends its sessions before it goes on would stand still as long.
+ */
+const endInTime = (client: Client, socket: Socket): void => {
+  const end = client.end.bind(client);
+  client.end = async () => {
+    const timer = setTimeout(() => socket.destroy(), endGraceMs);
+    try {
+      await end();
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+};
+
 /** One connected session with pinned settings. The caller listens for `error` if it outlives one query. */
 export const connect = async (url: string, options: ConnectOptions): Promise<Client> => {
-  const client = new Client(clientConfig(url, options));
+  const socket = new Socket();
+  const client = new Client({ ...clientConfig(url, options), stream: () => socket });
+  endInTime(client, socket);
   // Without a listener, a connection that breaks between two queries would end the process.
   client.on("error", () => undefined);
   try {
