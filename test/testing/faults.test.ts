@@ -92,6 +92,20 @@ test("a server that is killed comes back, and the agents find it again", async (
   expect(await has("b", "during the crash")).toBe(true);
 });
 
+test("a region whose server crashes while a line is cut takes up the other lines", async () => {
+  await cluster.addRegion("far");
+  await cluster.init();
+  await cluster.startAgent("far");
+  await cluster.converged();
+  cluster.cut("b", "far");
+  await cluster.kill("b", { what: "server" });
+  await cluster.restart("b");
+  await insert("a", "while b is cut from far");
+  await arrives("b", "while b is cut from far");
+  cluster.heal();
+  await cluster.converged();
+});
+
 test("a clock an hour behind: what has seen a write still outranks it", async () => {
   await insert("a", "clock", "first");
   await arrives("b", "clock");
