@@ -195,3 +195,55 @@ test("owners: whose delete and whose change of owner has authority", async () =>
   await db.query("INSERT INTO t VALUES (1, 'moldova')");
   expect((await states(db, "t")).get("1")?.version).toBeGreaterThan(BigInt(floor?.v ?? 0));
 });
+
+test("a trigger that puts a row where another has moved away", async () => {
+  await using db = await createDatabase();
+  await db.query(`CREATE TABLE t (id int PRIMARY KEY, v text);
+    CREATE FUNCTION forward() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      INSERT INTO t VALUES (OLD.id, 'moved to ' || NEW.id); RETURN NULL; END $$;
+    CREATE TRIGGER forward AFTER UPDATE ON t FOR EACH ROW WHEN (OLD.id <> NEW.id) EXECUTE FUNCTION forward()`);
+  await install(db);
+  await db.query("INSERT INTO t VALUES (1, 'x')");
+  const before = (await states(db, "t")).get("1");
+  await db.query("UPDATE t SET id = 2");
+  const [row, dead] = [(await states(db, "t")).get("1"), (await tombstones(db, "public.t")).get("1")];
+  expect(dead?.prev).toBe(before?.version);
+  expect(row?.prev).toBe(dead?.version);
+  expect(row?.version).toBeGreaterThan(dead?.version ?? 0n);
+});
+
+test.each([
+  // A tombstone which a merge brought while the row was written, and the sweep has not come yet.
+  { owner: null, row: [0n, 1000n], dead: [0n, 5000n], upon: "dead" },
+  { owner: "home", row: [0n, 1000n], dead: [0n, 5000n], upon: "dead" },
+  { owner: "home", row: [1000n, 1000n], dead: [5000n, 5000n], upon: "dead" },
+  // A row whose base outranks a tombstone of a higher version.
+  { owner: "home", row: [1000n, 1000n], dead: [0n, 5000n], upon: "row" },
+] as const)("a delete stands above row and tombstone, upon the higher: $owner $row $dead", async (story) => {
+  await using db = await createDatabase();
+  await db.query("CREATE TABLE t (id int PRIMARY KEY, home text)");
+  await install(db, { tables: story.owner === null ? [] : [owned("public.t", story.owner)] });
+  const [{ tombstone } = { tombstone: "" }] = await db.query<{ tombstone: string }>(
+    "SELECT tombstone FROM coregent.replicated_table WHERE name = 'public.t'",
+  );
+  // Both an hour ahead of the clock here, by region 7.
+  const ahead = BigInt(Date.now() + 3_600_000) * 1000n;
+  const at = (micros: bigint): bigint => (micros === 0n ? 0n : ((ahead + micros) << 10n) | 7n);
+  const put = async (relation: string, [base, version]: readonly [bigint, bigint]): Promise<void> => {
+    const columns = story.owner === null ? "" : ", cg_base";
+    const value = story.owner === null ? "" : `, ${at(base)}`;
+    await db.query(
+      `INSERT INTO ${relation} (id, cg_version, cg_seen${columns}) VALUES (1, ${at(version)}, '{2}'${value})`,
+    );
+  };
+  await db.query("SET session_replication_role = replica");
+  await put("t", story.row);
+  await put(`coregent.${tombstone}`, story.dead);
+  await db.query("RESET session_replication_role; DELETE FROM t");
+  const after = (await tombstones(db, "public.t")).get("1");
+  const [base, version] = story[story.upon];
+  expect(after).toMatchObject({ prev: at(version), seen: [2n, at(version)] });
+  if (story.owner !== null) expect(after?.base).toBe(at(base));
+  expect(after?.version).toBeGreaterThan(at(5000n));
+  expect((after?.version ?? 0n) & 1023n).toBe(3n);
+});
