@@ -103,7 +103,10 @@ const copyHeaderBytes = copySignature.length + 8;
  * valid during the call.
  */
 export class CopyTuples {
-  #rest: Buffer = Buffer.alloc(0);
+  /** What came after the last whole tuple. Put together only when the next one can be whole: it may be 1 GB. */
+  #rest: Buffer[] = [];
+  #restBytes = 0;
+  #neededBytes = copyHeaderBytes;
   #headerSeen = false;
   #trailerSeen = false;
 
@@ -113,9 +116,20 @@ export class CopyTuples {
   }
 
   push(chunk: Buffer, tuple: (bytes: Buffer) => void): void {
-    const data = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
-    let at = this.#header(data);
-    for (let end = tupleEnd(data, at); end > 0 && !this.#trailerSeen; end = tupleEnd(data, at)) {
+    if (this.#restBytes + chunk.length < this.#neededBytes) {
+      this.#keep(chunk);
+      return;
+    }
+    const data = this.#rest.length === 0 ? chunk : Buffer.concat([...this.#rest, chunk]);
+    this.#rest = [];
+    this.#restBytes = 0;
+    let at = this.#headerSeen ? 0 : this.#header(data);
+    while (!this.#trailerSeen) {
+      const { end, whole } = measureTuple(data, at);
+      if (!whole) {
+        this.#neededBytes = end - at;
+        break;
+      }
       if (data.readInt16BE(at) === -1) {
         this.#trailerSeen = true;
       } else {
@@ -123,37 +137,41 @@ export class CopyTuples {
       }
       at = end;
     }
-    // Copied: the chunk's memory is the driver's.
-    this.#rest = Buffer.from(data.subarray(at));
+    this.#keep(data.subarray(at));
+  }
+
+  /** Copied: the chunk's memory is the driver's. */
+  #keep(bytes: Buffer): void {
+    if (bytes.length > 0) {
+      this.#rest.push(Buffer.from(bytes));
+      this.#restBytes += bytes.length;
+    }
   }
 
   #header(data: Buffer): number {
-    if (this.#headerSeen || data.length < copyHeaderBytes) {
-      return 0;
-    }
     if (data.compare(copySignature, 0, copySignature.length, 0, copySignature.length) !== 0) {
       throw new Error("not the data of a binary COPY");
     }
-    const extension = data.readInt32BE(copySignature.length + 4);
-    if (data.length < copyHeaderBytes + extension) {
-      return 0;
+    // The length of an extension follows, of which PostgreSQL has none so far.
+    if (data.readInt32BE(copySignature.length + 4) !== 0) {
+      throw new Error("a binary COPY with an unknown extension");
     }
     this.#headerSeen = true;
-    return copyHeaderBytes + extension;
+    return copyHeaderBytes;
   }
 }
 
-/** Offset behind the tuple at `start`; 0 if it is not there whole. */
-const tupleEnd = (data: Buffer, start: number): number => {
-  if (start + 2 > data.length) {
-    return 0;
-  }
+/** Where the tuple at `start` ends; while it is not whole, up to where data is needed to tell more. */
+const measureTuple = (data: Buffer, start: number): { readonly end: number; readonly whole: boolean } => {
   let at = start + 2;
+  if (at > data.length) {
+    return { end: at, whole: false };
+  }
   for (let left = data.readInt16BE(start); left > 0; left--) {
     if (at + 4 > data.length) {
-      return 0;
+      return { end: at + 4, whole: false };
     }
     at += 4 + Math.max(0, data.readInt32BE(at));
   }
-  return at <= data.length ? at : 0;
+  return { end: at, whole: at <= data.length };
 };
