@@ -194,6 +194,7 @@ export class Link {
       AbortSignal.any([source.ended, this.#again.signal]),
     );
     stream = opened;
+    Object.assign(status, { mergedLsn: from, confirmedLsn: from });
     this.#enter("streaming");
     this.#backoff.reset();
     const merger = new TransactionMerger({
