@@ -3,6 +3,9 @@ import { connect } from "../postgres/client.ts";
 import { identifier, qualified } from "../postgres/identifiers.ts";
 import type { TestRegion } from "./region.ts";
 
+/** What is asked of a region here. */
+type Compared = Pick<TestRegion, "name" | "url">;
+
 /**
  * Whether regions hold the same, told in the plainest way: every row of every replicated table, as text. It knows
  * nothing of how `coregent verify` does it, so that each can be held against the other.
@@ -49,7 +52,7 @@ UNION ALL
 SELECT format('%s %s is set aside: %s', table_name, key, reason) FROM coregent.quarantine
 LIMIT 20`;
 
-const holdingOf = async (region: TestRegion, session: Client): Promise<Holding> => {
+const holdingOf = async (region: Compared, session: Client): Promise<Holding> => {
   const tables = new Map<string, Table>();
   const { rows } = await session.query<TableRow>(tablesSql);
   for (const row of rows) {
@@ -97,7 +100,7 @@ const differingRows = async (
 };
 
 /** What differs between these regions or is unfinished in one of them, a line each; empty: they are equal and settled. */
-export const differences = async (regions: readonly TestRegion[]): Promise<string[]> => {
+export const differences = async (regions: readonly Compared[]): Promise<string[]> => {
   const opened = await Promise.allSettled(
     regions.map((region) =>
       connect(region.url, { applicationName: "coregent compare", connectTimeoutMs: 2_000 }),
