@@ -121,7 +121,12 @@ const columnFindings = (candidate: Candidate, context: TableContext): LocalFindi
         ),
       );
     }
-    if (reserved.has(column.name) && !context.installed) {
+    // A table with triggers of ours has been renamed since it was installed.
+    if (
+      reserved.has(column.name) &&
+      !context.installed &&
+      !candidate.triggers.some((trigger) => trigger.ours)
+    ) {
       found.push(
         critical(
           "column_clash",

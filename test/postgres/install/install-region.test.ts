@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { readTables } from "../../../src/postgres/catalog.ts";
+import { checkRegion } from "../../../src/postgres/check.ts";
 import { connect } from "../../../src/postgres/client.ts";
 import { installRegion } from "../../../src/postgres/install/region.ts";
 import { createDatabase, eventually, uniqueName } from "../../support/database.ts";
@@ -178,4 +179,27 @@ test("a role that is no superuser installs, and what it installed works for anot
   expect((await states(db, "t")).get("1")?.prev).toBe((await tombstones(db, "public.t")).get("1")?.version);
   await db.query(`DROP PUBLICATION coregent; DROP SCHEMA coregent CASCADE;
     DROP OWNED BY ${owner}, ${installer}, ${app} CASCADE; DROP ROLE ${owner}, ${installer}, ${app}`);
+});
+
+test("a renamed table, and a renamed key, stamp again after the next run; states are kept", async () => {
+  await using db = await createDatabase();
+  await db.query("CREATE TABLE w (id int PRIMARY KEY, v text)");
+  await install(db);
+  await db.query("INSERT INTO w VALUES (1), (2)");
+  const before = await states(db, "w");
+  await db.query("ALTER TABLE w RENAME TO n");
+  const findings = await checkRegion(await db.connect(), moldova, topologyOf(), { drift: false });
+  expect(findings.filter((finding) => finding.code === "column_clash")).toEqual([]);
+  expect((await install(db)).tables.map((each) => [each.name, each.change])).toEqual([
+    ["public.w", "released"],
+    ["public.n", "taken up"],
+  ]);
+  expect(await states(db, "n")).toEqual(before);
+  await db.query("ALTER TABLE n RENAME COLUMN id TO key");
+  expect((await install(db)).tables).toMatchObject([{ name: "public.n", change: "taken up anew" }]);
+  await db.query(
+    "INSERT INTO n VALUES (3); UPDATE n SET v = 'x'; DELETE FROM n WHERE key = 3; UPDATE n SET key = 4 WHERE key = 1",
+  );
+  expect([...(await tombstones(db, "public.n", ["key"])).keys()]).toEqual(["3", "1"]);
+  expect((await install(db)).tables).toEqual([]);
 });
