@@ -52,7 +52,7 @@ interface HeldRow {
 /** All states held of the keys ($1), in the table, its tombstones and the quarantine ($2: the table's name). */
 const heldSql = (table: ReplicatedTable): string => {
   const relation = (kind: StateKind): string => `
-SELECT k.key, '${kind}' AS kind, s.cg_version::text AS version,
+SELECT k.cg_key AS key, '${kind}' AS kind, s.cg_version::text AS version,
        ${isOwned(table) ? "s.cg_base::text" : "'0'"} AS base, s.cg_prev::text AS prev, s.cg_seen::text[] AS seen,
        false AS quarantined
   FROM ${keysFromText(table, 1)} JOIN ${relationOf(table, kind)} AS s ON ${sameKey(table, "s", "k")}`;

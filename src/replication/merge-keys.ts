@@ -32,12 +32,12 @@ export const keysOf = (set: StateSet): KeySet => {
 
 /**
  * A FROM item for keys given as the texts that the conflict log names them by, in a text[] parameter. Its columns:
- * `key` and the key's own, typed.
+ * `cg_key`, and the key's own, typed. (A key column may well be named "key".)
  */
 export const keysFromText = (table: ReplicatedTable, parameter: number): string => {
   const types = new Map(table.columns.map((column) => [column.name, column.type]));
   const columns = table.key.map(
     (name, index) => `(u.key::jsonb ->> ${index})::${types.get(name) ?? "text"} AS ${identifier(name)}`,
   );
-  return `(SELECT u.key, ${columns.join(", ")} FROM unnest($${parameter}::text[]) AS u(key)) AS k`;
+  return `(SELECT u.key AS cg_key, ${columns.join(", ")} FROM unnest($${parameter}::text[]) AS u(key)) AS k`;
 };

@@ -8,7 +8,10 @@ import type { StateSet } from "./states.ts";
 export interface Applied {
   /** States that are now held and were not before. */
   readonly applied: number;
-  readonly candidates: readonly Candidate[];
+  /** Held states that lost. */
+  readonly replaced: readonly Candidate[];
+  /** Incoming states that lost. */
+  readonly refused: readonly Candidate[];
 }
 
 /** The answer of a statement with candidates: the first row carries the counts, and no key if there are none. */
@@ -44,7 +47,7 @@ const upsert = async (session: MergeSession, set: StateSet, counts: MergeCounts)
     set.value(),
   ]);
   counts.raiseFloor(rows[0]?.floor ?? null);
-  return { applied: rows[0]?.applied ?? 0, candidates: candidatesIn(rows) };
+  return { applied: rows[0]?.applied ?? 0, replaced: candidatesIn(rows), refused: [] };
 };
 
 type LockedRow = CandidateRow & FloorRow & { replaced: number; inserted: number; kept: number };
@@ -54,16 +57,16 @@ const lockAndReplace = async (
   set: StateSet,
   counts: MergeCounts,
 ): Promise<Applied> => {
-  const candidates: Candidate[] = [];
+  const lost: Candidate[] = [];
   let applied = 0;
   for (let round = 1; round <= maxRounds; round++) {
     // What the rounds before have merged is now held, so that it counts as kept.
     const { rows } = await session.query<LockedRow>(lockAndReplaceSql(set), [set.value()]);
     counts.raiseFloor(rows[0]?.floor ?? null);
     const { replaced, inserted, kept } = rows[0] ?? { replaced: 0, inserted: 0, kept: 0 };
-    candidates.push(...candidatesIn(rows));
+    lost.push(...candidatesIn(rows));
     applied += replaced + inserted;
-    if (replaced + inserted + kept >= set.count) return { applied, candidates };
+    if (replaced + inserted + kept >= set.count) return { applied, replaced: lost, refused: [] };
   }
   throw new KeysUnsettled(set.table.name);
 };
@@ -83,12 +86,12 @@ export const applyStates = async (
   set: StateSet,
   options: ApplyOptions,
 ): Promise<Applied> => {
-  if (set.count === 0) return { applied: 0, candidates: [] };
+  if (set.count === 0) return { applied: 0, replaced: [], refused: [] };
   const done = await (options.lockFirst ? lockAndReplace : upsert)(session, set, options.counts);
   if (done.applied === set.count || !set.table.logsConflicts) return done;
   // A replay, or a state that came too late. Rare, so that the ordinary batch does not pay for asking.
   const refused = await session.query<CandidateRow>(refusedSql(set), [set.value()]);
-  return { applied: done.applied, candidates: [...done.candidates, ...candidatesIn(refused.rows)] };
+  return { ...done, refused: candidatesIn(refused.rows) };
 };
 
 /** `fitting`: the states that did not fail, merged or refused. */
@@ -105,7 +108,8 @@ export const applyFitting = async (
   set: StateSet,
   options: ApplyOptions & { readonly misfit: (state: StateSet, error: unknown) => Promise<void> },
 ): Promise<Fitted> => {
-  const candidates: Candidate[] = [];
+  const replaced: Candidate[] = [];
+  const refused: Candidate[] = [];
   const indices: number[] = [];
   let applied = 0;
   const part = async (start: number, end: number): Promise<void> => {
@@ -114,7 +118,8 @@ export const applyFitting = async (
     try {
       const done = await session.savepoint(() => applyStates(session, piece, options));
       applied += done.applied;
-      candidates.push(...done.candidates);
+      replaced.push(...done.replaced);
+      refused.push(...done.refused);
       for (let index = start; index < end; index++) indices.push(index);
       return;
     } catch (error) {
@@ -127,5 +132,5 @@ export const applyFitting = async (
     await part(middle, end);
   };
   if (set.count > 0) await part(0, set.count);
-  return { applied, candidates, fitting: indices.length === set.count ? set : set.pick(indices) };
+  return { applied, replaced, refused, fitting: indices.length === set.count ? set : set.pick(indices) };
 };

@@ -42,8 +42,13 @@ export const mergeBatch = async (
 ): Promise<MergeReport> => {
   const counts = new MergeCounts();
   await session.resumeOrigin();
-  for (const part of batch.tables)
-    await new TableMerge(session, part.table, { ...options, counts }).merge(part);
+  const merges = batch.tables.map((part) => ({
+    part,
+    merge: new TableMerge(session, part.table, { ...options, counts }),
+  }));
+  for (const { part, merge } of merges) await merge.merge(part);
+  // Last, because the log is written as our own: without the origin.
+  for (const { merge } of merges) await merge.log();
   // Before others can see, and write upon, what has replaced higher versions.
   if (counts.floor > 0n) await session.query("SELECT coregent.raise_floor($1)", [counts.floor]);
   return counts.report();
@@ -82,10 +87,10 @@ class TableMerge {
     const { counts } = this.#options;
     // Tombstones first: the sweep below then also removes rows of this batch that they outrank.
     const buried = await this.#apply(tombstones);
-    this.#candidates.push(...(await this.#withoutOutlived(buried.candidates)));
+    this.#candidates.push(...(await this.#withoutOutlived(buried.replaced)), ...buried.refused);
     counts.tombstonesMerged += buried.applied;
     const merged = await this.#apply(rows);
-    this.#candidates.push(...merged.candidates);
+    this.#candidates.push(...merged.replaced, ...merged.refused);
     counts.rowsMerged += merged.applied;
     for (const set of partial) await this.#mergePartial(set);
     await this.#settle(buried.fitting);

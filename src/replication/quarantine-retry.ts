@@ -46,8 +46,8 @@ UPDATE coregent.quarantine SET attempts = attempts + 1, next_try_at = $4, sqlsta
  * Tries what is due again, by the same merge as everything else, each entry in a transaction of its own. An entry
  * whose payload could not be read waits for a later state of its key, or for `repair`.
  *
- * With a session without an origin: these rows come from no stream. They are not our own either, so peers which
- * filter by origin would take them for ours; merging them there again changes nothing.
+ * The session should have an origin of its own, of any name: else peers take these rows for our own writes (and merge
+ * them once more, which changes nothing).
  * @throws what concerns the session rather than a row
  */
 export const retryQuarantined = async (

@@ -1,4 +1,16 @@
-import fc from "fast-check";
+import {
+  array,
+  assert,
+  asyncProperty,
+  boolean,
+  constant,
+  double,
+  integer,
+  nat,
+  oneof,
+  record,
+  type Arbitrary,
+} from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { PostgresVersion } from "../../src/embedded/binaries.ts";
 import { runs } from "../conflict/runs.ts";
@@ -19,18 +31,18 @@ interface Step {
   readonly skew: number;
 }
 
-const step: fc.Arbitrary<Step> = fc.record({
-  what: fc.oneof(
-    { weight: 6, arbitrary: fc.constant("write" as const) },
-    { weight: 3, arbitrary: fc.constant("exchange" as const) },
-    { weight: 2, arbitrary: fc.constant("here" as const) },
-    { weight: 5, arbitrary: fc.constant("merge" as const) },
+const step: Arbitrary<Step> = record({
+  what: oneof(
+    { weight: 6, arbitrary: constant("write" as const) },
+    { weight: 3, arbitrary: constant("exchange" as const) },
+    { weight: 2, arbitrary: constant("here" as const) },
+    { weight: 5, arbitrary: constant("merge" as const) },
   ),
-  at: fc.nat(2),
-  key: fc.nat(2),
-  flag: fc.boolean(),
-  picks: fc.array(fc.double({ min: 0, max: 0.999, noNaN: true }), { minLength: 1, maxLength: 5 }),
-  skew: fc.integer({ min: -3_000, max: 3_000 }),
+  at: nat(2),
+  key: nat(2),
+  flag: boolean(),
+  picks: array(double({ min: 0, max: 0.999, noNaN: true }), { minLength: 1, maxLength: 5 }),
+  skew: integer({ min: -3_000, max: 3_000 }),
 });
 
 interface Story {
@@ -39,9 +51,9 @@ interface Story {
   readonly steps: readonly Step[];
 }
 
-const story: fc.Arbitrary<Story> = fc.record({
-  baseline: fc.array(fc.boolean(), { maxLength: 3 }),
-  steps: fc.array(step, { maxLength: 40, size: "max" }),
+const story: Arbitrary<Story> = record({
+  baseline: array(boolean(), { maxLength: 3 }),
+  steps: array(step, { maxLength: 40, size: "max" }),
 });
 
 /** Region 1 in memory and in PostgreSQL, and the regions 2 to 4 that send to it, in memory alone. */
@@ -128,8 +140,8 @@ describe.each<{ version: PostgresVersion; lockFirst: boolean; usual: number }>([
       await using region = await MergeRegion.create({ schema, owners: { owned: "owner" }, version });
       const session = await region.session();
       const sql = new SqlRegion(region, session, region.table(name), { lockFirst });
-      await fc.assert(
-        fc.asyncProperty(story, (of) => new Play(sql, name === "owned").run(of)),
+      await assert(
+        asyncProperty(story, (of) => new Play(sql, name === "owned").run(of)),
         runs(usual),
       );
     },
