@@ -15,7 +15,9 @@ import { OutputClosed } from "./cli/output.ts";
 import { runCli } from "./cli/program.ts";
 import type { ClusterServices } from "./cli/services.ts";
 import { registerStatus } from "./cli/status.ts";
+import { registerRepair } from "./cli/repair.ts";
 import { registerUninstall } from "./cli/uninstall.ts";
+import { registerVerify } from "./cli/verify.ts";
 import { systemClock } from "./clock.ts";
 import { OperatorError } from "./errors.ts";
 import { checkCluster } from "./postgres/check.ts";
@@ -33,6 +35,8 @@ const commands: readonly RegisterCommand[] = [
   registerJoin,
   registerAgent,
   registerStatus,
+  registerVerify,
+  registerRepair,
 ];
 
 const interrupts = new AbortController();
