@@ -180,7 +180,9 @@ const verify = async (context: CliContext, { narrator, folder }: Parts): Promise
     color: context.output.color.isColorSupported,
     signal: context.interrupted(),
   });
-  for (const text of (result.stdout + result.stderr).trimEnd().split("\n")) {
+  // Its progress goes to standard error, and so do errors.
+  const said = result.code === exitCodes.ok ? result.stdout : result.stdout + result.stderr;
+  for (const text of said.trimEnd().split("\n")) {
     narrator.say(text === "" ? "" : `   ${text}`);
   }
   const known = Object.values(exitCodes).find((code) => code === result.code);
