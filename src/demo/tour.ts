@@ -264,17 +264,21 @@ const readConflict = async (
   owner: RunningRegion,
 ): Promise<ConflictReport> => {
   const logged: Record<string, LoggedLoser[]> = {};
+  // Two regions find it, and each report has to reach the others: until all logs are alike.
   const read = async (): Promise<boolean> => {
+    const reports = new Set<string>();
     for (const [region, client] of tour.sessions) {
-      const { rows } = await client.query<LoggedLoser>(
-        `SELECT type, loser_row ->> 'minutes' AS minutes FROM coregent.conflict
+      const { rows } = await client.query<LoggedLoser & { reporter: number }>(
+        `SELECT type, loser_row ->> 'minutes' AS minutes, detected_in AS reporter FROM coregent.conflict
           WHERE table_name = 'public.workouts' AND key = jsonb_build_array($1::text)::text
-          ORDER BY loser_version DESC LIMIT 1`,
+          ORDER BY loser_version DESC, detected_in`,
         [id],
       );
-      logged[region] = rows;
+      reports.add(JSON.stringify(rows));
+      logged[region] = rows.slice(0, 1).map(({ type, minutes }) => ({ type, minutes }));
     }
-    return Object.values(logged).every((rows) => rows.some(({ minutes }) => minutes === String(otherWrote)));
+    const found = Object.values(logged).every(([loser]) => loser?.minutes === String(otherWrote));
+    return found && reports.size === 1;
   };
   await waitFor(read, { ...waiting(tour), timeoutMs: 10_000 });
   const kept = await Promise.all(
