@@ -107,6 +107,21 @@ describe("regions that differ", () => {
     expect(Object.values(differences(await verify()))).toEqual(["states", "states"]);
   });
 
+  test("nor between two keys of one bucket", async () => {
+    await regions.merged(items(1, 3000));
+    const [pair] = await regions
+      .at(0)
+      .query<{ a: string; b: string }>(
+        "SELECT min(id::text) AS a, max(id::text) AS b FROM item GROUP BY uuid_hash_extended(id, 0) & 1023 HAVING count(*) > 1 LIMIT 1",
+      );
+    await regions.merged(
+      `UPDATE item SET cg_version = (SELECT o.cg_version FROM item o WHERE o.id IN ('${pair?.a}', '${pair?.b}') AND o.id <> item.id)
+        WHERE id IN ('${pair?.a}', '${pair?.b}')`,
+      1,
+    );
+    expect(Object.values(differences(await verify()))).toEqual(["states", "states"]);
+  });
+
   test("bases of owned rows count; composite keys are shown whole", async () => {
     await regions.merged(
       `INSERT INTO owned (a, b, home, cg_version, cg_base) VALUES (1, 'x"y', 'r1', ${v(2, 2)}, ${v(1, 1)})`,
@@ -123,6 +138,18 @@ describe("regions that differ", () => {
     const report = await verify();
     expect(report.verdict).toBe("diverged");
     expect(tableOf(report, "public.item").differences[0]?.states["r1"]?.kind).toBe("unswept");
+  });
+
+  test("nor is it where one region alone holds the tombstone, and all show the row", async () => {
+    await regions.merged(items(1, 1));
+    await regions.merged(
+      `INSERT INTO ${itemTombstones} (id, cg_version) VALUES ('${id(1)}', ${v(5_000, 2)})`,
+      1,
+    );
+    const report = await verify();
+    expect(report.verdict).toBe("diverged");
+    const { r1, r2 } = tableOf(report, "public.item").differences[0]?.states ?? {};
+    expect([r1?.kind, r2?.kind]).toEqual(["row", "unswept"]);
   });
 
   test("rows of one version and different content are seen with deep only", async () => {
@@ -153,6 +180,7 @@ describe("what is on its way", () => {
     await regions.merged(items(4, 4), 2);
     const report = await verifying;
     expect(report.verdict).toBe("equal");
+    expect(tableOf(report, "public.item").settled).toBeGreaterThan(0);
   });
 
   test("a key that is written all the time is settled when all regions are past what differed", async () => {
