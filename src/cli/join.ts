@@ -137,7 +137,8 @@ const request = async (
      SELECT o.origin, t.name, CASE WHEN o.origin = $2 THEN 'full' ELSE 'own' END, 'asked for by coregent join'
        FROM unnest($1::int[]) AS o(origin) CROSS JOIN coregent.replicated_table t
      ON CONFLICT (origin, table_name) DO UPDATE
-       SET kind = excluded.kind, reason = excluded.reason, misfit = NULL, rows_done = 0, updated_at = now()`,
+       SET kind = excluded.kind, reason = excluded.reason, misfit = NULL, rows_done = 0, rows_total = NULL,
+           started_at = NULL, updated_at = now()`,
     [origins, from?.id ?? 0],
   );
 };

@@ -20,6 +20,10 @@ export const pinnedSettings: Readonly<Record<string, string>> = {
   idle_in_transaction_session_timeout: "0",
   transaction_timeout: "0",
   jit: "off",
+  // A client whose machine is gone must not hold a slot, an origin or the agent's lock for hours.
+  tcp_keepalives_idle: "10",
+  tcp_keepalives_interval: "5",
+  tcp_keepalives_count: "3",
 };
 
 /** Settings of a session that merges: triggers and foreign keys off, and it yields to local writers. */
@@ -34,12 +38,16 @@ export interface ConnectOptions {
   readonly applicationName: string;
   readonly settings?: Readonly<Record<string, string>>;
   readonly connectTimeoutMs?: number;
+  /** Gives up connecting. A session that is connected is not touched. */
+  readonly signal?: AbortSignal;
 }
+
+const defaultConnectTimeoutMs = 10_000;
 
 const clientConfig = (url: string, options: ConnectOptions): ClientConfig => ({
   connectionString: url,
   application_name: options.applicationName.slice(0, 63),
-  connectionTimeoutMillis: options.connectTimeoutMs ?? 10_000,
+  connectionTimeoutMillis: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
   keepAlive: true,
   keepAliveInitialDelayMillis: 10_000,
 });
@@ -80,13 +88,20 @@ export const connect = async (url: string, options: ConnectOptions): Promise<Cli
   endInTime(client, socket);
   // Without a listener, a connection that breaks between two queries would end the process.
   client.on("error", () => undefined);
+  options.signal?.throwIfAborted();
+  const giveUp = (): void => void socket.destroy();
+  options.signal?.addEventListener("abort", giveUp, { once: true });
   try {
     await client.connect();
-    await pin(client, options.settings);
+    // The line may be cut just now.
+    const late = setTimeout(() => socket.destroy(), options.connectTimeoutMs ?? defaultConnectTimeoutMs);
+    await pin(client, options.settings).finally(() => clearTimeout(late));
     return client;
   } catch (error) {
     await client.end().catch(() => undefined);
     throw error;
+  } finally {
+    options.signal?.removeEventListener("abort", giveUp);
   }
 };
 

@@ -1,6 +1,4 @@
-import type { Client } from "pg";
 import { to as copyTo } from "pg-copy-streams";
-import { connect } from "../postgres/client.ts";
 import { readTables } from "../postgres/catalog.ts";
 import { identifier, list, literal, qualified } from "../postgres/identifiers.ts";
 import type { Column, ReplicatedTable } from "../postgres/table.ts";
@@ -48,29 +46,41 @@ export const copyPending = async (work: CopyWork, signal: AbortSignal): Promise<
     return;
   }
   work.enter();
-  const { peer, context } = work;
   const theirs = new Map((await readTables(work.source.client)).map((table) => [table.name, table]));
-  const client = await connect(peer.url, {
-    applicationName: `coregent copy ${peer.name} > ${context.region.name}`,
-    connectTimeoutMs: context.limits.connectTimeoutMs,
-  });
-  const abort = (): void => void client.end().catch(() => undefined);
-  signal.addEventListener("abort", abort, { once: true });
   try {
     const copies = pending.map(
-      (entry) => new TableCopy(work, client, { entry, theirs: theirs.get(entry.table_name), signal }),
+      (entry) => new TableCopy(work, { entry, theirs: theirs.get(entry.table_name), signal }),
     );
-    // All are counted before the first is copied, so that whoever watches can tell how long it will take.
-    for (const step of ["prepare", "run"] as const) {
-      for (const copy of copies) {
-        signal.throwIfAborted();
-        await copy[step]();
+    const fitting: TableCopy[] = [];
+    for (const copy of copies) {
+      if (await copy.fits()) {
+        fitting.push(copy);
       }
     }
+    await countAll(work, fitting);
+    for (const copy of fitting) {
+      signal.throwIfAborted();
+      await copy.run();
+    }
   } finally {
-    signal.removeEventListener("abort", abort);
     work.status.resync = null;
-    await client.end().catch(() => undefined);
+  }
+};
+
+/**
+ * All are counted before the first is copied, so that whoever watches can tell how long it will take; and by one
+ * statement, as the peer is far.
+ */
+const countAll = async ({ source }: CopyWork, copies: readonly TableCopy[]): Promise<void> => {
+  if (copies.length === 0) {
+    return;
+  }
+  const { rows } = await source.client.query<{ total: string }>(
+    copies.map((copy, index) => `SELECT ${index} AS index, ${copy.countSql()} AS total`).join(" UNION ALL ") +
+      " ORDER BY index",
+  );
+  for (const [index, copy] of copies.entries()) {
+    await copy.expect(Number(rows[index]?.total ?? 0));
   }
 };
 
@@ -91,55 +101,59 @@ interface CopyParts {
 
 class TableCopy {
   readonly #work: CopyWork;
-  readonly #client: Client;
   readonly #parts: CopyParts;
   #rowsDone = 0;
   #rowsTotal = 0;
   /** How the peer's rows and tombstones become ours; empty where they do not fit. */
   #mappings: readonly Mapping[] = [];
 
-  constructor(work: CopyWork, client: Client, parts: CopyParts) {
+  constructor(work: CopyWork, parts: CopyParts) {
     this.#work = work;
-    this.#client = client;
     this.#parts = parts;
   }
 
-  /** Sees whether the table fits, and counts the states to come. */
-  async prepare(): Promise<void> {
+  /** Whether the peer's table fits ours; if not, that is noted. */
+  async fits(): Promise<boolean> {
     const { theirs } = this.#parts;
     if (theirs === undefined) {
       // Nothing of it can be had. When the peer takes the table up, its changes come by the stream, or it is copied.
-      return this.#misfit("it is not a replicated table at the peer");
+      await this.#misfit("it is not a replicated table at the peer");
+      return false;
     }
     const mappings: Mapping[] = [];
     for (const kind of ["row", "tombstone"] as const) {
       const mapping = this.#map(theirs, kind);
       if (!mapping.fits) {
-        return this.#misfit(mapping.reason);
+        await this.#misfit(mapping.reason);
+        return false;
       }
       mappings.push(mapping);
     }
     this.#mappings = mappings;
-    await this.#count(theirs);
+    return true;
   }
 
   async run(): Promise<void> {
     const { context, status, peer } = this.#work;
     const { entry, theirs } = this.#parts;
-    if (theirs === undefined || this.#mappings.length === 0) {
+    if (theirs === undefined) {
       return;
     }
     const rows = this.#rowsTotal;
     this.#tell();
     context.logger.info({ table: theirs.name, kind: entry.kind, rows, peer: peer.name }, "copying states");
-    for (const mapping of this.#mappings) {
-      await this.#copy(theirs, mapping);
+    if (rows > 0) {
+      for (const mapping of this.#mappings) {
+        await this.#copy(theirs, mapping);
+      }
     }
     status.misfits.delete(theirs.name);
-    await this.#work.session.query("DELETE FROM coregent.table_sync WHERE origin = $1 AND table_name = $2", [
-      peer.id,
-      theirs.name,
-    ]);
+    // Asked for again meanwhile: then it has no start, and stays.
+    await this.#work.session.query(
+      `DELETE FROM coregent.table_sync
+        WHERE origin = $1 AND table_name = $2 AND kind = $3 AND started_at IS NOT NULL`,
+      [peer.id, theirs.name, entry.kind],
+    );
   }
 
   #tell(): void {
@@ -167,19 +181,23 @@ class TableCopy {
     );
   }
 
-  async #count(theirs: ReplicatedTable): Promise<void> {
-    const { session, peer } = this.#work;
-    const filter = this.#filter();
-    const { rows } = await this.#client.query<{ total: string }>(
-      `SELECT ((SELECT count(*) FROM ${relation(theirs, "row")} ${filter})
-             + (SELECT count(*) FROM ${relation(theirs, "tombstone")} ${filter}))::text AS total`,
+  /** Counts the states to come, at the peer. What it commits later comes by the stream. */
+  countSql(): string {
+    const { theirs } = this.#parts;
+    const counts = (["row", "tombstone"] as const).map((kind) =>
+      theirs === undefined ? "0" : `(SELECT count(*) FROM ${relation(theirs, kind)} ${this.#filter()})`,
     );
-    this.#rowsTotal = Number(rows[0]?.total ?? 0);
+    return `(${counts.join(" + ")})::text`;
+  }
+
+  async expect(rowsTotal: number): Promise<void> {
+    const { session, peer } = this.#work;
+    this.#rowsTotal = rowsTotal;
     await session.query(
       `UPDATE coregent.table_sync
           SET rows_done = 0, rows_total = $3, misfit = NULL, started_at = now(), updated_at = now()
         WHERE origin = $1 AND table_name = $2`,
-      [peer.id, theirs.name, this.#rowsTotal],
+      [peer.id, this.#parts.entry.table_name, rowsTotal],
     );
   }
 
@@ -196,7 +214,7 @@ class TableCopy {
     const names = columns.map((column) => column.name);
     const states = new StateBuilder(table, { kind: stateKind, format: target.format, columns: names });
     const tuples = new CopyTuples();
-    for await (const chunk of this.#client.query(copyTo(text)) as AsyncIterable<Buffer>) {
+    for await (const chunk of this.#work.source.client.query(copyTo(text)) as AsyncIterable<Buffer>) {
       tuples.push(chunk, (tuple) => states.addCopied(tuple));
       if (states.count >= context.limits.copyPieceRows || states.bytes >= context.limits.maxBatchBytes) {
         await this.#merge(states);

@@ -11,7 +11,7 @@ import { fetchFrom } from "./fetch.ts";
 import { Inbox } from "./inbox.ts";
 import { MergeSession } from "./merge-session.ts";
 import { markForCopy, readProgress } from "./progress.ts";
-import { ensureSlot, evictHolder, inspectSlot, dropSlot, inspectWalsender } from "./slot.ts";
+import { dropSlot, ensureSlot, evictHolder, inspectSlot, inspectWalsender, type Slot } from "./slot.ts";
 import { SourceSession, WrongPeer } from "./source-session.ts";
 import type { LinkState, LinkStatus } from "./status.ts";
 import { ReplicationStream } from "./stream.ts";
@@ -83,18 +83,25 @@ export class Link {
     const context = this.#context;
     const { peer } = this.#parts;
     const slug = clusterSlug(context.cluster);
-    await using source = await SourceSession.open(peer, context);
+    await using source = await SourceSession.open(peer, context, signal);
     WrongPeer.check(source.identity, peer, context.cluster);
+    const ending = AbortSignal.any([signal, source.ended, this.#again.signal]);
+    // While it streams, a link that is to end drains first; before, it has nothing that must be waited for.
+    const cutShort = (): void => {
+      if (this.#parts.status.state !== "streaming") {
+        void source[Symbol.asyncDispose]();
+      }
+    };
+    ending.addEventListener("abort", cutShort, { once: true });
     await using session = await MergeSession.open(context.region.url, {
       applicationName: `coregent link ${peer.name} > ${context.region.name}`,
       origin: originName(slug, peer.id),
       connectTimeoutMs: context.limits.connectTimeoutMs,
     });
     const target = await readTarget(session, source);
-    const ending = AbortSignal.any([signal, source.ended, this.#again.signal]);
     const watching = source.watch(this.#parts.status, context, ending);
     try {
-      const from = await this.#closeGap(source, session);
+      const start = await this.#closeGap(source, session);
       await copyPending(
         {
           context,
@@ -108,7 +115,7 @@ export class Link {
         },
         ending,
       );
-      await this.#stream({ source, session, target, from, ending });
+      await this.#stream({ source, session, target, start, ending });
     } finally {
       this.#again.abort();
       await source[Symbol.asyncDispose]();
@@ -117,21 +124,10 @@ export class Link {
   }
 
   /** Where to stream from. If changes are missing before, all tables are marked to be copied from the peer. */
-  async #closeGap(source: SourceSession, session: MergeSession): Promise<bigint> {
-    const context = this.#context;
-    const slot = this.#slot;
+  async #closeGap(source: SourceSession, session: MergeSession): Promise<Start> {
     const { peer, status } = this.#parts;
     const { incarnation } = source.identity;
-    const found = await inspectSlot(source.client, slot);
-    if (found !== null && found.lost !== null) {
-      this.#logger.error(
-        { slot, reason: found.lost },
-        "the peer has given up this region's slot; it is made anew",
-      );
-      await dropSlot(source.client, slot, context.clock);
-    }
-    await evictHolder(source.client, slot, context.clock);
-    const usable = await ensureSlot(source.client, slot);
+    const usable = await this.#usableSlot(source);
     const progress = await readProgress(session, peer.id);
     const judged = judgeContinuity(progress, usable, incarnation);
     if (judged.kind === "resync") {
@@ -148,16 +144,37 @@ export class Link {
         judged.reason,
       );
     }
-    return judged.from;
+    return { from: judged.from, confirmed: usable.confirmedLsn };
+  }
+
+  /** This region's slot at the peer, with nobody reading from it. */
+  async #usableSlot({ client }: SourceSession): Promise<Slot> {
+    const name = this.#slot;
+    const { clock } = this.#context;
+    const found = await inspectSlot(client, name);
+    if (found !== null && found.lost === null && found.activePid === null) {
+      return found;
+    }
+    if (found !== null && found.lost !== null) {
+      this.#logger.error(
+        { slot: name, reason: found.lost },
+        "the peer has given up this region's slot; it is made anew",
+      );
+      await dropSlot(client, name, clock);
+    }
+    await evictHolder(client, name, clock);
+    return await ensureSlot(client, name);
   }
 
   async #stream(parts: StreamParts): Promise<void> {
     const context = this.#context;
     const slot = this.#slot;
     const { peer, status, sweeper } = this.#parts;
-    const { source, session, target, from, ending } = parts;
+    const { source, session, target, start, ending } = parts;
+    const { from } = start;
     const { limits, clock } = context;
-    const confirmation = new Confirmation(from);
+    // What is merged is not all durable: the last attempt may have ended a moment ago (FAULTS 5).
+    const confirmation = new Confirmation(start.confirmed);
     let stream: ReplicationStream | null = null;
     const inbox = new Inbox(
       { ...limits, maxBufferedBytes: limits.maxBatchBytes * 3 },
@@ -196,7 +213,6 @@ export class Link {
     stream = opened;
     Object.assign(status, { mergedLsn: from, confirmedLsn: from });
     this.#enter("streaming");
-    this.#backoff.reset();
     const merger = new TransactionMerger({
       context,
       session,
@@ -214,6 +230,7 @@ export class Link {
           .catch(() => undefined);
       },
     });
+    await merger.noteDurable(from);
     const confirming = this.#confirm(merger, confirmation, { stream: opened, ended: lost.signal });
     try {
       for (;;) {
@@ -221,13 +238,14 @@ export class Link {
         status.receivedLsn = batch.endLsn > status.receivedLsn ? batch.endLsn : status.receivedLsn;
         status.pendingCommitMs = batch.states > 0 ? Number(batch.commitTime / 1000n) : 0;
         await merger.merge(batch, ending);
+        this.#backoff.reset();
         if (inbox.bufferedChanges === 0) {
           status.pendingCommitMs = 0;
           status.currentAtMs = context.clock.now();
         }
       }
     } finally {
-      await this.#drain(merger, confirmation, opened);
+      await this.#drain(merger, confirmation, { stream: opened, source });
       lost.abort();
       await confirming;
     }
@@ -252,25 +270,28 @@ export class Link {
     }
   }
 
-  /** What is merged is made durable and confirmed, as far as that goes within the bound. */
+  /** What is merged is made durable, and the peer knows, as far as that goes within the bound. */
   async #drain(
     merger: TransactionMerger,
     confirmation: Confirmation,
-    stream: ReplicationStream,
+    { stream, source }: { stream: ReplicationStream; source: SourceSession },
   ): Promise<void> {
     const { clock, limits } = this.#context;
     const deadline = clock.monotonic() + limits.drainMs;
-    while (
-      confirmation.awaitedTargetLsn !== null &&
-      !stream.ended.aborted &&
-      !this.#again.signal.aborted &&
-      clock.monotonic() < deadline
-    ) {
-      await pause(clock, 20, stream.ended);
-      await merger.noteDurable(null).catch(() => undefined);
-    }
-    if (!stream.ended.aborted) {
-      stream.sendStatus();
+    const goesOn = (): boolean =>
+      !stream.ended.aborted && !this.#again.signal.aborted && clock.monotonic() < deadline;
+    try {
+      while (confirmation.awaitedTargetLsn !== null && goesOn()) {
+        await pause(clock, 20, stream.ended);
+        await merger.noteDurable(null);
+      }
+      for (let known = -1n; known < confirmation.confirmed && goesOn();) {
+        stream.sendStatus();
+        await pause(clock, 10, stream.ended);
+        known = (await inspectSlot(source.client, this.#slot))?.confirmedLsn ?? confirmation.confirmed;
+      }
+    } catch (error) {
+      this.#logger.debug({ err: error }, "not all that is merged could be confirmed; it will be sent again");
     }
   }
 
@@ -310,11 +331,18 @@ export class Link {
   }
 }
 
+interface Start {
+  /** Everything before is merged here. */
+  readonly from: bigint;
+  /** What the slot says is confirmed. */
+  readonly confirmed: bigint;
+}
+
 interface StreamParts {
   readonly source: SourceSession;
   readonly session: MergeSession;
   readonly target: Target;
-  readonly from: bigint;
+  readonly start: Start;
   /** Take no more batches: the agent stops, the peer is gone, or the link is to begin anew. */
   readonly ending: AbortSignal;
 }

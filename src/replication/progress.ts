@@ -42,23 +42,28 @@ export const markForCopy = async (
       `INSERT INTO coregent.table_sync (origin, table_name, kind, reason)
        SELECT $1, name, 'own', $2 FROM coregent.replicated_table
        ON CONFLICT (origin, table_name) DO UPDATE
-         SET rows_done = 0, misfit = NULL, reason = excluded.reason, updated_at = now()`,
+         SET rows_done = 0, rows_total = NULL, started_at = NULL, misfit = NULL, reason = excluded.reason,
+             updated_at = now()`,
       [mark.origin, reason],
     );
     await writeProgress(session, mark);
   });
 };
 
+/** Relations of ours are not tables of their own: a tombstone relation comes and goes with its table. */
+export const misfitTables = (misfits: ReadonlyMap<string, string>): [string, string][] =>
+  [...misfits].filter(([table]) => !table.startsWith("coregent.tombstone_"));
+
 /**
  * Changes of tables that do not fit were left out of what is about to be committed: their states are copied when they
- * fit. Relations of ours are not tables of their own: a tombstone relation comes and goes with its table.
+ * fit. A copy that is due stays due: it is judged again when it begins.
  */
 export const markMisfits = async (
   session: MergeSession,
   origin: number,
   misfits: ReadonlyMap<string, string>,
 ): Promise<void> => {
-  const tables = [...misfits.keys()].filter((table) => !table.startsWith("coregent.tombstone_"));
+  const tables = misfitTables(misfits);
   if (tables.length === 0) {
     return;
   }
@@ -66,7 +71,8 @@ export const markMisfits = async (
     `INSERT INTO coregent.table_sync (origin, table_name, kind, reason, misfit)
      SELECT $1, m.name, 'own', 'its changes were left out', m.misfit
        FROM unnest($2::text[], $3::text[]) AS m(name, misfit)
-     ON CONFLICT (origin, table_name) DO UPDATE SET misfit = excluded.misfit, rows_done = 0`,
-    [origin, tables, tables.map((table) => misfits.get(table))],
+     ON CONFLICT (origin, table_name) DO UPDATE
+       SET misfit = CASE WHEN table_sync.misfit IS NULL THEN NULL ELSE excluded.misfit END, rows_done = 0`,
+    [origin, tables.map(([table]) => table), tables.map(([, misfit]) => misfit)],
   );
 };

@@ -14,54 +14,74 @@ export interface SourceIdentity {
 }
 
 /**
- * An ordinary session with a peer, beside the replication stream. It reads the peer's clock and WAL position, and
- * fetches states by key. It is also how a link learns that the peer is shutting down: a fast shutdown ends ordinary
- * sessions first and then waits for its walsenders, for ever if a consumer is stalled but alive (FAULTS 7).
+ * Ordinary sessions with a peer, beside the replication stream: one that makes the slot and fetches states by key, which
+ * may take long, and one whose pulse tells that the peer is there, with its clock and WAL position. It is also how a link
+ * learns that the peer is shutting down: a fast shutdown ends ordinary sessions first and then waits for its
+ * walsenders, for ever if a consumer is stalled but alive (FAULTS 7).
  */
 export class SourceSession implements AsyncDisposable {
   readonly client: Client;
   readonly identity: SourceIdentity;
-  /** Aborted when the session is gone. */
+  /** Aborted when one of the sessions is gone, or the pulse has stopped. */
   readonly ended: AbortSignal;
+  readonly #pulse: Client;
+  readonly #ended = new AbortController();
 
-  private constructor(client: Client, identity: SourceIdentity) {
-    const ended = new AbortController();
-    client.once("end", () => ended.abort(new SourceGone()));
-    client.on("error", () => ended.abort(new SourceGone()));
-    this.client = client;
+  private constructor(clients: { readonly work: Client; readonly pulse: Client }, identity: SourceIdentity) {
+    for (const client of [clients.work, clients.pulse]) {
+      client.once("end", () => this.#ended.abort(new SourceGone()));
+      client.on("error", () => this.#ended.abort(new SourceGone()));
+    }
+    this.client = clients.work;
+    this.#pulse = clients.pulse;
     this.identity = identity;
-    this.ended = ended.signal;
+    this.ended = this.#ended.signal;
+    // Whoever waits for an answer of a silent peer is let go.
+    this.ended.addEventListener("abort", () => void this[Symbol.asyncDispose]());
   }
 
-  static async open(peer: RegionAddress, context: AgentContext): Promise<SourceSession> {
-    const client = await connect(peer.url, {
-      applicationName: `coregent watch ${peer.name} > ${context.region.name}`,
-      connectTimeoutMs: context.limits.connectTimeoutMs,
-    });
+  /** @param signal gives up connecting */
+  static async open(peer: RegionAddress, context: AgentContext, signal: AbortSignal): Promise<SourceSession> {
+    // Both at once: the peer may be far.
+    const opening = ["work", "watch"].map((purpose) => openSession(purpose, { peer, context, signal }));
     try {
-      return new SourceSession(client, await readIdentity(client, peer.name));
+      const [work, pulse] = await Promise.all(opening);
+      if (work === undefined || pulse === undefined) {
+        throw new SourceGone();
+      }
+      return new SourceSession({ work, pulse }, await within(context, readIdentity(work, peer.name)));
     } catch (error) {
-      await client.end().catch(() => undefined);
+      for (const opened of await Promise.allSettled(opening)) {
+        if (opened.status === "fulfilled") {
+          await opened.value.end().catch(() => undefined);
+        }
+      }
       throw error;
     }
   }
 
-  /** Reads clock and position every `observeMs` until the signal is aborted. Never rejects. */
+  /**
+   * Reads clock and position every `observeMs` until the signal is aborted, or the peer has not answered for
+   * `silenceTimeoutMs`: then `ended` tells. Never rejects.
+   */
   async watch(status: LinkStatus, context: AgentContext, signal: AbortSignal): Promise<void> {
     const { clock, limits } = context;
     while (!signal.aborted && !this.ended.aborted) {
-      try {
-        await this.observe(status, clock.now);
-      } catch {
-        return; // The session is gone; `ended` tells the link.
-      }
+      const observing = this.observe(status, clock.now).catch(() => undefined);
+      const silence = new AbortController();
+      const deadline = clock
+        .sleep(limits.silenceTimeoutMs, AbortSignal.any([silence.signal, signal]))
+        .then(() => this.#ended.abort(new SourceGone()))
+        .catch(() => undefined);
+      await Promise.race([observing, deadline]);
+      silence.abort();
       await pause(clock, limits.observeMs, signal);
     }
   }
 
   private async observe(status: LinkStatus, now: () => number): Promise<void> {
     const before = now();
-    const { rows } = await this.client.query<{ clock: string; lsn: string }>({
+    const { rows } = await this.#pulse.query<{ clock: string; lsn: string }>({
       name: "observe",
       text: "SELECT coregent.clock_us()::text AS clock, pg_current_wal_lsn()::text AS lsn",
     });
@@ -77,9 +97,36 @@ export class SourceSession implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.client.end().catch(() => undefined);
+    await Promise.allSettled([this.client.end(), this.#pulse.end()]);
   }
 }
+
+interface Opening {
+  readonly peer: RegionAddress;
+  readonly context: AgentContext;
+  readonly signal: AbortSignal;
+}
+
+const openSession = (purpose: string, { peer, context, signal }: Opening): Promise<Client> =>
+  connect(peer.url, {
+    applicationName: `coregent ${purpose} ${peer.name} > ${context.region.name}`,
+    connectTimeoutMs: context.limits.connectTimeoutMs,
+    signal,
+  });
+
+/** @throws SourceGone when it takes longer than connecting may */
+const within = async <T>({ clock, limits }: AgentContext, work: Promise<T>): Promise<T> => {
+  const answered = new AbortController();
+  const late = clock.sleep(limits.connectTimeoutMs, answered.signal).then(() => {
+    throw new SourceGone();
+  });
+  late.catch(() => undefined);
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    answered.abort();
+  }
+};
 
 /** The configuration points to a database of another region or cluster: nothing of it must be merged. */
 export class WrongPeer extends Error {

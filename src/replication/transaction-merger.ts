@@ -7,7 +7,7 @@ import type { MergeReport } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
 import type { LinkStatus } from "./status.ts";
 import type { Sweeper } from "./sweeper.ts";
-import { markMisfits, writeProgress } from "./progress.ts";
+import { markMisfits, misfitTables, writeProgress } from "./progress.ts";
 import { insist } from "./insist.ts";
 import type { AgentContext } from "./wiring.ts";
 
@@ -152,7 +152,7 @@ export class TransactionMerger {
         sweeper.add(keys);
       }
     }
-    for (const [table, reason] of this.#states.skipped) {
+    for (const [table, reason] of misfitTables(this.#states.skipped)) {
       status.misfits.set(table, reason);
     }
     status.transactions += this.#states.transactions;
