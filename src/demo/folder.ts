@@ -1,8 +1,9 @@
 import { mkdir, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { removeDataFolder } from "../embedded/data-folder.ts";
-import { processStart, signal, waitUntil } from "../embedded/processes.ts";
+import { processStart } from "../embedded/processes.ts";
 import { OperatorError } from "../errors.ts";
+import { agentsOf, endAll, type ProcessRecord } from "./leftovers.ts";
 import { lockFolder, type FolderLock } from "./lock.ts";
 
 /**
@@ -97,20 +98,7 @@ export class DemoFolder implements AsyncDisposable {
 
   async #stopLeftovers(): Promise<void> {
     const records = (await readJson<ProcessRecord[]>(this.file("processes.json"))) ?? [];
-    const left = records.filter(({ pid, start }) => start !== null && processStart(pid) === start);
-    const gone = (): boolean => left.every(({ pid, start }) => processStart(pid) !== start);
-    // SIGQUIT: PostgreSQL ends at once and recovers at its next start; an agent's merges are safe to repeat.
-    for (const name of ["SIGQUIT", "SIGKILL"] as const) {
-      for (const { pid, start } of left) {
-        if (processStart(pid) === start) {
-          signal(pid, name);
-        }
-      }
-      if (await waitUntil(gone, 10_000)) {
-        return;
-      }
-    }
-    throw new Error(`processes ${left.map(({ pid }) => pid).join(", ")} of an earlier demo do not end`);
+    await endAll([...records, ...agentsOf(this.file("agents"))]);
   }
 }
 
@@ -123,12 +111,6 @@ export interface DemoSettings {
 export interface RegionPorts {
   readonly postgres: number;
   readonly api: number;
-}
-
-interface ProcessRecord {
-  readonly pid: number;
-  /** Tells the process from a later one of the same pid. */
-  readonly start: string | null;
 }
 
 const readJson = async <T>(file: string): Promise<T | null> => {

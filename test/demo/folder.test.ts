@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
@@ -11,7 +11,8 @@ import { configText } from "../../src/demo/config-text.ts";
 import { DemoFolder } from "../../src/demo/folder.ts";
 import { choosePorts } from "../../src/demo/ports.ts";
 import { freePort } from "../../src/embedded/ports.ts";
-import { isAlive, processStart } from "../../src/embedded/processes.ts";
+import { commandLine, isAlive, processStart } from "../../src/embedded/processes.ts";
+import { eventually } from "../support/eventually.ts";
 
 let root: string;
 beforeEach(async () => {
@@ -75,6 +76,31 @@ describe("the data folder", () => {
     } finally {
       left.kill("SIGKILL");
       foreign.kill("SIGKILL");
+    }
+  });
+
+  test("an agent that was started in the moment of the kill, of which there is no record, is found", async () => {
+    const path = join(root, "d");
+    await (await DemoFolder.open(path))[Symbol.asyncDispose]();
+    const agent = (folder: string): ChildProcess =>
+      spawn(process.execPath, [
+        "--eval",
+        "setTimeout(() => undefined, 1e6)",
+        "agent",
+        "--config",
+        `${folder}/agents/moldova.yaml`,
+      ]);
+    const [left, other] = [agent(path), agent(`${path}2`)];
+    try {
+      await eventually(() => expect(commandLine(left.pid ?? 0)).toContain(" agent "));
+      const ended = once(left, "exit");
+      await using folder = await DemoFolder.open(path);
+      await ended;
+      expect(folder.path).toBe(path);
+      expect(isAlive(other.pid ?? 0)).toBe(true);
+    } finally {
+      left.kill("SIGKILL");
+      other.kill("SIGKILL");
     }
   });
 
