@@ -10,6 +10,9 @@ export interface LogStream {
 export const createLogger = (stream: LogStream, options: { level: string; color: boolean }): Logger => {
   const settings = { level: options.level, base: null, timestamp: pino.stdTimeFunctions.isoTime };
   return stream.isTTY === true
-    ? pino(settings, pretty({ colorize: options.color, destination: stream as NodeJS.WritableStream, sync: true }))
+    ? pino(
+        settings,
+        pretty({ colorize: options.color, destination: stream as NodeJS.WritableStream, sync: true }),
+      )
     : pino(settings, { write: (line) => void stream.write(line) });
 };
