@@ -186,9 +186,9 @@ describe("what is on its way", () => {
   test("a key that is written all the time is settled when all regions are past what differed", async () => {
     await regions.merged(items(1, 5));
     await regions.merged(`UPDATE item SET cg_version = ${v(100, 1)} WHERE id = '${id(1)}'`, 0);
-    let stop = false;
+    const stop = new AbortController();
     const writing = (async () => {
-      for (let step = 200; !stop; step += 10) {
+      for (let step = 200; !stop.signal.aborted; step += 10) {
         for (const region of [0, 1, 2]) {
           await regions.merged(
             `UPDATE item SET cg_version = ${v(step + region, region + 1)} WHERE id = '${id(1)}'`,
@@ -198,7 +198,7 @@ describe("what is on its way", () => {
       }
     })();
     const report = await verify({ waitMs: 5_000 });
-    stop = true;
+    stop.abort();
     await writing;
     expect(report.verdict).toBe("equal");
   });
@@ -206,14 +206,14 @@ describe("what is on its way", () => {
   test("a region that does not catch up with a moving key is degraded, not diverged", async () => {
     await regions.merged(items(1, 5));
     await regions.merged(`UPDATE item SET cg_version = ${v(100, 1)} WHERE id = '${id(1)}'`, 0);
-    let stop = false;
+    const stop = new AbortController();
     const writing = (async () => {
-      for (let step = 200; !stop; step += 10) {
+      for (let step = 200; !stop.signal.aborted; step += 10) {
         await regions.merged(`UPDATE item SET cg_version = ${v(step, 1)} WHERE id = '${id(1)}'`, 0);
       }
     })();
     const report = await verify({ waitMs: 400 });
-    stop = true;
+    stop.abort();
     await writing;
     expect(report.verdict).toBe("degraded");
     expect(differences(report)).toEqual({ [`public.item ["${id(1)}"]`]: "moving" });
