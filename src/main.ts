@@ -88,12 +88,7 @@ const confirm = async (question: string): Promise<boolean> => {
 };
 
 const services: ClusterServices = {
-  initCluster: (topology, options) =>
-    initCluster(topology, {
-      ...options,
-      // What an earlier run has made is mended and is no reason to refuse.
-      check: (each) => checkCluster(each, { drift: false, signal: options.signal }),
-    }),
+  initCluster,
   uninstallCluster,
   checkCluster,
 };

@@ -1,5 +1,6 @@
 import type { Client } from "pg";
 import { clusterSlug, type Region, type Topology } from "../../regions/topology.ts";
+import { checkCluster } from "./check.ts";
 import type { Finding } from "./check-finding.ts";
 import { connect } from "./client.ts";
 import { installRegion } from "./install/region.ts";
@@ -9,7 +10,7 @@ import type { LockPatience } from "./install/transaction.ts";
 
 export interface InitOptions extends LockPatience {
   /** Says what is in the way in any region, before anything is changed. */
-  readonly check: (topology: Topology) => Promise<readonly Finding[]>;
+  readonly check?: (topology: Topology) => Promise<readonly Finding[]>;
   readonly signal?: AbortSignal;
   /** Told what is being done. */
   readonly onProgress?: (text: string) => void;
@@ -100,14 +101,19 @@ const makeSlots = async (
   }
 };
 
+/** What an earlier run has made, and what has drifted since, is mended and is no reason to refuse. */
+const checkBefore = (topology: Topology, signal: AbortSignal | undefined): Promise<readonly Finding[]> =>
+  checkCluster(topology, { drift: false, ...(signal === undefined ? {} : { signal }) });
+
 /**
  * Prepares every region of the topology: checks them all, installs in them all, then makes the slots. Idempotent; cut
  * short, it goes on where it was when it is run again.
  * @throws what connecting or installing throws; what is in the way is not thrown but found
  */
-export const initCluster = async (topology: Topology, options: InitOptions): Promise<InitReport> => {
+export const initCluster = async (topology: Topology, options: InitOptions = {}): Promise<InitReport> => {
   options.onProgress?.("checking every region");
-  const findings = await options.check(topology);
+  const check = options.check ?? (() => checkBefore(topology, options.signal));
+  const findings = await check(topology);
   if (findings.some((finding) => finding.severity === "critical")) return { regions: [], findings };
   return await withRegions(topology, "coregent init", async (regions) => {
     await installAll(regions, topology, options);

@@ -1,5 +1,4 @@
 import type { Topology } from "../../regions/topology.ts";
-import { checkCluster } from "../postgres/check.ts";
 import { initCluster } from "../postgres/init.ts";
 
 /**
@@ -7,7 +6,7 @@ import { initCluster } from "../postgres/init.ts";
  * @throws with each thing that is in the way and its remedy
  */
 export const installCluster = async (topology: Topology): Promise<void> => {
-  const { findings } = await initCluster(topology, { check: (each) => checkCluster(each, { drift: false }) });
+  const { findings } = await initCluster(topology);
   const refused = findings.filter(({ severity }) => severity === "critical");
   if (refused.length === 0) return;
   const lines = refused.map(

@@ -27,7 +27,7 @@ const withRegions = async (
   await dropOrigins(topology.cluster);
 };
 const install = async (topology: Topology): Promise<void> => {
-  const report = await initCluster(topology, { check: (one) => checkCluster(one, { drift: false }) });
+  const report = await initCluster(topology);
   expect(report.findings.filter((one) => one.severity === "critical")).toEqual([]);
 };
 
