@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import type { State } from "../../conflict/state.ts";
 import { reactionTo } from "../../src/postgres/sqlstate.ts";
 import { retryQuarantined } from "../../src/replication/quarantine-retry.ts";
 import { batchOf, MergeRegion } from "./merge-fixture.ts";
@@ -7,6 +8,14 @@ import { at, future, mergeNow, row, tombstone } from "./merge-helpers.ts";
 const schema = `
 CREATE DOMAIN weight AS int CHECK (VALUE > 0);
 CREATE TABLE t (id text PRIMARY KEY, name text UNIQUE, n int4 CHECK (n < 100), must text NOT NULL DEFAULT '', w weight);`;
+
+type Fields = {
+  id: string;
+  name: string;
+  n: Buffer;
+  must: string | null;
+  w: Buffer;
+};
 
 const int4 = (n: number): Buffer => {
   const bytes = Buffer.alloc(4);
@@ -28,9 +37,15 @@ test.each(["binary", "text"] as const)(
     const session = await region.session();
     const table = region.table("t");
     const number = (n: number): Buffer => (format === "binary" ? int4(n) : Buffer.from(String(n)));
-    const given = Array.from({ length: 40 }, (_, i) => ({
+    const given = Array.from({ length: 40 }, (_, i): { state: State; fields: Fields } => ({
       state: row(at(i, 2)),
-      fields: { id: `k${i}`, name: `n${i}`, n: number(i), must: "x" as string | null, w: number(1) },
+      fields: {
+        id: `k${i}`,
+        name: `n${i}`,
+        n: number(i),
+        must: "x",
+        w: number(1),
+      },
     }));
     given[3]!.fields.name = "n2";
     given[11]!.fields.n = number(500);

@@ -1,0 +1,172 @@
+import { expect, test } from "vitest";
+import { reactionTo, sqlStateOf } from "../../src/postgres/sqlstate.ts";
+import { mergeBatch } from "../../src/replication/merge.ts";
+import { Sweeper } from "../../src/replication/sweeper.ts";
+import { eventually } from "../support/eventually.ts";
+import { batchOf, MergeRegion } from "./merge-fixture.ts";
+import { at, blockedSql, future, mergeNow, row, tombstone } from "./merge-helpers.ts";
+
+const schema = `CREATE TABLE t (id text PRIMARY KEY, val text)`;
+const settings = { lock_timeout: "20s" };
+
+const setUp = async () => {
+  const region = await MergeRegion.create({ schema });
+  const table = region.table("t");
+  const put = (version: bigint, id = "a") =>
+    batchOf(table, [{ state: row(version), fields: { id, val: String(version) } }]);
+  const bury = (version: bigint, id = "a") => batchOf(table, [{ state: tombstone(version), fields: { id } }]);
+  const rows = () => region.db.query("SELECT id, val, cg_version::text AS version FROM t ORDER BY id");
+  const losers = async () =>
+    (await region.db.query("SELECT loser_kind, loser_row ->> 'val' AS val FROM coregent.conflict")).map(
+      ({ loser_kind, val }) => `${String(loser_kind)} ${String(val)}`,
+    );
+  return { region, table, put, bury, rows, losers };
+};
+
+test("a row that was inserted, but not committed, while its tombstone was merged goes in a later sweep", async () => {
+  const { region, bury, rows, losers } = await setUp();
+  await using _ = region;
+  const session = await region.session();
+  const sweeping = await region.session({ origin: null });
+  const sweeper = new Sweeper();
+  const local = await region.db.connect();
+  const bystander = await region.db.connect();
+  await bystander.query("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM t");
+  await local.query("BEGIN; INSERT INTO t VALUES ('a', 'local')");
+  for (const keys of (await mergeNow(session, bury(future(1, 2)))).sweepLater) sweeper.add(keys);
+
+  expect(await sweeper.round(sweeping)).toMatchObject({ rowsSwept: 0, waiting: 1 });
+  await local.query("COMMIT");
+  expect(await rows()).toHaveLength(1);
+  // Another transaction, which has only read, does not hold it up, and keeps the key.
+  expect(await sweeper.round(sweeping)).toMatchObject({ rowsSwept: 1, waiting: 1, error: null });
+  expect(await rows()).toEqual([]);
+  expect(await losers()).toEqual(["row local"]);
+  await bystander.query("COMMIT");
+  expect(await sweeper.round(sweeping)).toMatchObject({ waiting: 0 });
+});
+
+test("a sweeper that was given too many keys sweeps their tables whole; so does one that starts", async () => {
+  const { region, bury, rows } = await setUp();
+  await using _ = region;
+  const session = await region.session();
+  const sweeping = await region.session({ origin: null });
+  const local = await region.db.connect();
+  await local.query("BEGIN; INSERT INTO t VALUES ('a', 'local'), ('b', 'local'), ('c', 'local')");
+  const sweeper = new Sweeper({ maxKeys: 1 });
+  for (const id of ["a", "b"]) {
+    for (const keys of (await mergeNow(session, bury(future(1, 2), id))).sweepLater) sweeper.add(keys);
+  }
+  expect(sweeper.waiting).toBe(1);
+  await local.query("COMMIT");
+  expect(await sweeper.round(sweeping)).toMatchObject({ rowsSwept: 2, waiting: 0 });
+  expect(await rows()).toMatchObject([{ id: "c" }]);
+});
+
+test.each([false, true])(
+  "a row that waits for a local delete is merged beneath its tombstone, and swept (locking first: %s)",
+  async (lockFirst) => {
+    const { region, put, rows, losers } = await setUp();
+    await using _ = region;
+    const session = await region.session({ settings });
+    await region.db.query("INSERT INTO t VALUES ('a', 'old')");
+    const local = await region.db.connect();
+    await local.query("BEGIN; DELETE FROM t WHERE id = 'a'");
+    // Higher than the row, lower than the tombstone.
+    const [old] = await rows();
+    const merging = mergeNow(session, put(BigInt(String(old?.["version"])) + 1n), { lockFirst });
+    await eventually(async () => (await region.db.query(blockedSql, ["merge 2"])).length > 0);
+    await local.query("COMMIT");
+    expect(await merging).toMatchObject({ rowsMerged: 1, rowsSwept: 1 });
+    expect(await rows()).toEqual([]);
+    expect(await losers()).toHaveLength(1);
+  },
+);
+
+test.each([false, true])(
+  "a row is compared with what a local writer made of it while the merge waited (locking first: %s)",
+  async (lockFirst) => {
+    const { region, put, rows, losers } = await setUp();
+    await using _ = region;
+    const session = await region.session({ settings });
+    await mergeNow(session, put(at(1, 2)));
+    const local = await region.db.connect();
+    await local.query("BEGIN; UPDATE t SET val = 'local' WHERE id = 'a'");
+    const merging = mergeNow(session, put(future(1, 3)), { lockFirst });
+    await eventually(async () => (await region.db.query(blockedSql, ["merge 2"])).length > 0);
+    await local.query("COMMIT");
+    await merging;
+    expect(await rows()).toMatchObject([{ val: String(future(1, 3)) }]);
+    expect(await losers()).toEqual(["row local"]);
+  },
+);
+
+test("the merge yields to a local writer", async () => {
+  const { region, put, rows } = await setUp();
+  await using _ = region;
+  const session = await region.session();
+  await region.db.query("INSERT INTO t VALUES ('a', 'old')");
+  const local = await region.db.connect();
+  await local.query("BEGIN; UPDATE t SET val = 'local' WHERE id = 'a'");
+  const failure = await mergeNow(session, put(future(1, 2))).catch((error: unknown) => error);
+  expect([sqlStateOf(failure), reactionTo(failure, "merge")]).toEqual(["55P03", "retry"]);
+  await local.query("COMMIT");
+  await mergeNow(session, put(future(1, 2)));
+  expect(await rows()).toMatchObject([{ val: String(future(1, 2)) }]);
+});
+
+test("two links that merge the same keys take them in one order", async () => {
+  const { region, table, rows } = await setUp();
+  await using _ = region;
+  const many = (version: bigint, ids: readonly number[]) =>
+    batchOf(
+      table,
+      ids.map((n) => ({ state: row(version), fields: { id: `k${n}`, val: String(version) } })),
+    );
+  const ids = Array.from({ length: 500 }, (_, n) => n);
+  const one = await region.session({ origin: 2, settings });
+  const other = await region.session({ origin: 3, settings });
+  for (let round = 1; round <= 5; round++) {
+    await Promise.all([
+      mergeNow(one, many(at(round, 2), ids)),
+      mergeNow(other, many(at(round, 3), ids.toReversed())),
+    ]);
+  }
+  expect(new Set((await rows()).map(({ val }) => val))).toEqual(new Set([String(at(5, 3))]));
+});
+
+test("COMMIT of a failed transaction is not taken for one; merged rows are marked, the log is not", async () => {
+  const { region, put } = await setUp();
+  await using _ = region;
+  // The slot below is read up to what is flushed.
+  const session = await region.session({ settings: { synchronous_commit: "on" } });
+  await session.begin();
+  await session.client.query("SELECT 1/0").catch(() => undefined);
+  await expect(session.commit()).rejects.toThrow(/ROLLBACK/);
+
+  await region.db.query("SELECT pg_create_logical_replication_slot(current_database(), 'pgoutput')");
+  await mergeNow(session, put(at(1, 2)));
+  await mergeNow(session, put(at(2, 3)));
+  await session.transaction(async () => {
+    await mergeBatch(session, { tables: [put(at(3, 4))] });
+    // A further piece of the same transaction, after the log was written.
+    await mergeBatch(session, { tables: [put(at(4, 4), "b")] });
+  });
+  const changes = await region.db.query(
+    `SELECT chr(get_byte(data, 0)) AS kind FROM pg_logical_slot_get_binary_changes(current_database(), NULL, NULL,
+       'proto_version', '4', 'publication_names', 'coregent', 'origin', 'none')
+      WHERE get_byte(data, 0) IN (ascii('I'), ascii('U'))`,
+  );
+  // Two conflicts: at(1, 2) and at(2, 3) lost.
+  expect(changes.map(({ kind }) => kind)).toEqual(["I", "I"]);
+  expect(await region.db.query("SELECT count(*)::int AS n FROM coregent.conflict")).toEqual([{ n: 2 }]);
+});
+
+test("a session left over that holds the origin is ended", async () => {
+  const { region, put } = await setUp();
+  await using _ = region;
+  const stale = await region.session();
+  const fresh = await region.session();
+  await mergeNow(fresh, put(at(1, 2)));
+  await expect(stale.begin()).rejects.toThrow();
+});
