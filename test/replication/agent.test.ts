@@ -12,7 +12,9 @@ test("two regions end equal; SIGTERM confirms exactly what was merged", async ()
   await regions.equal();
   // Merged at this moment, and asynchronously committed: it is made durable and confirmed before the agent ends.
   await regions.db("a").query("UPDATE notes SET body = 'y'");
-  await eventually(async () => (await regions.db("b").query("SELECT FROM notes WHERE body = 'y'")).length > 0);
+  await eventually(
+    async () => (await regions.db("b").query("SELECT FROM notes WHERE body = 'y'")).length > 0,
+  );
   await b?.stop();
   const { merged, confirmed } = await positions(regions, "a", "b");
   expect(confirmed).toBe(merged);

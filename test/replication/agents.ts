@@ -12,7 +12,13 @@ import { differences } from "../../src/testing/compare.ts";
 import { configText } from "../../src/testing/config-file.ts";
 import { installCluster } from "../../src/testing/install.ts";
 import type { TableOptions } from "../../src/testing/options.ts";
-import { createDatabase, dropOrigins, eventually, type TestDatabase, uniqueName } from "../support/database.ts";
+import {
+  createDatabase,
+  dropOrigins,
+  eventually,
+  type TestDatabase,
+  uniqueName,
+} from "../support/database.ts";
 
 /** Short enough that a test sees them pass. */
 export const testLimits: AgentLimits = {
@@ -44,7 +50,10 @@ export class LocalAgent implements AsyncDisposable {
   constructor(topology: () => Topology, name: string, limits: Partial<AgentLimits> = {}) {
     const region = topology().regions.find((each) => each.name === name);
     if (region === undefined) throw new Error(`no region ${name}`);
-    const logger = pino({ level: "debug" }, { write: (line: string) => void this.logs.push(JSON.parse(line)) });
+    const logger = pino(
+      { level: "debug" },
+      { write: (line: string) => void this.logs.push(JSON.parse(line)) },
+    );
     const made = agentContext({ clock: systemClock(), random: Math.random }, region, { topology, logger });
     const context = { ...made, limits: { ...testLimits, ...limits } };
     this.status = context.status;
@@ -86,6 +95,8 @@ export class LocalAgent implements AsyncDisposable {
   }
 }
 
+const pair: Readonly<Record<string, PostgresVersion>> = { a: 18, b: 18 };
+
 export interface RegionsOptions {
   readonly schema: string;
   /** Default a and b on PostgreSQL 18. Regions of one server share its replication origins: two on each at most. */
@@ -111,8 +122,7 @@ export class Regions implements AsyncDisposable {
   static async create(options: RegionsOptions): Promise<Regions> {
     const regions = new Regions(options);
     try {
-      for (const [name, version] of Object.entries(options.regions ?? { a: 18, b: 18 }))
-        await regions.add(name, version);
+      for (const [name, version] of Object.entries(options.regions ?? pair)) await regions.add(name, version);
       await regions.init();
       return regions;
     } catch (error) {
@@ -166,7 +176,11 @@ export class Regions implements AsyncDisposable {
   /** As `viewer` reaches the regions; null: directly. */
   topology(viewer: string | null = null): Topology {
     const text = configText(
-      { regions: [...this.names], cluster: this.cluster, ...(this.#options.tables ? { tables: this.#options.tables } : {}) },
+      {
+        regions: [...this.names],
+        cluster: this.cluster,
+        ...(this.#options.tables ? { tables: this.#options.tables } : {}),
+      },
       this.names.map((name) => {
         const url = new URL(this.db(name).url);
         if (viewer !== null && viewer !== name) url.port = String(this.line(viewer, name).port);
@@ -211,7 +225,7 @@ export class Regions implements AsyncDisposable {
     const ended = await Promise.allSettled(this.#agents.map((agent) => agent.stop()));
     for (const proxy of this.#proxies.values()) await proxy.close();
     for (const db of this.#databases.values()) await db[Symbol.asyncDispose]();
-    for (const version of new Set(Object.values(this.#options.regions ?? { a: 18 as const })))
+    for (const version of new Set(Object.values(this.#options.regions ?? pair)))
       await dropOrigins(clusterSlug(this.cluster), version);
     for (const result of ended) if (result.status === "rejected") throw result.reason;
   }
@@ -228,12 +242,10 @@ export const positions = async (
     .query<{ lsn: string }>("SELECT lsn::text AS lsn FROM coregent.progress WHERE origin = $1", [
       regions.id(source),
     ]);
-  const [slot] = await regions
-    .db(source)
-    .query<{ confirmed: string; restart: string }>(
-      `SELECT confirmed_flush_lsn::text AS confirmed, restart_lsn::text AS restart
+  const [slot] = await regions.db(source).query<{ confirmed: string; restart: string }>(
+    `SELECT confirmed_flush_lsn::text AS confirmed, restart_lsn::text AS restart
          FROM pg_replication_slots WHERE slot_name = $1`,
-      [regions.slot(source, target)],
-    );
+    [regions.slot(source, target)],
+  );
   return { merged: progress?.lsn ?? "", confirmed: slot?.confirmed ?? "", restart: slot?.restart ?? "" };
 };
