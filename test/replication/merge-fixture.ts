@@ -41,11 +41,6 @@ export class MergeRegion implements AsyncDisposable {
     const region = new MergeRegion(db, regionId, version);
     for (const { sql } of migrations) await db.query(sql);
     for (const sql of functionsSql(regionId)) await db.query(sql);
-    // Entries are kept per loser and reporting region, see conflict/conflict-log.ts.
-    await db.query(
-      `ALTER TABLE coregent.conflict DROP CONSTRAINT conflict_pkey,
-         ADD PRIMARY KEY (table_name, key, loser_version, detected_in)`,
-    );
     await db.query(options.schema);
     await region.#takeUp(owners);
     return region;
