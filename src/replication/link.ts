@@ -277,9 +277,12 @@ export class Link {
     { stream, source }: { stream: ReplicationStream; source: SourceSession },
   ): Promise<void> {
     const { clock, limits } = this.#context;
-    const deadline = clock.monotonic() + limits.drainMs;
-    const goesOn = (): boolean =>
-      !stream.ended.aborted && !this.#again.signal.aborted && clock.monotonic() < deadline;
+    const goesOn = (): boolean => !stream.ended.aborted && !this.#again.signal.aborted;
+    // A peer behind a cut line does not answer: then its sessions are ended, and the stream with them.
+    const drained = new AbortController();
+    const bound = pause(clock, limits.drainMs, drained.signal).then(() =>
+      drained.signal.aborted ? undefined : source[Symbol.asyncDispose](),
+    );
     try {
       while (confirmation.awaitedTargetLsn !== null && goesOn()) {
         await pause(clock, 20, stream.ended);
@@ -292,6 +295,9 @@ export class Link {
       }
     } catch (error) {
       this.#logger.debug({ err: error }, "not all that is merged could be confirmed; it will be sent again");
+    } finally {
+      drained.abort();
+      await bound;
     }
   }
 
