@@ -124,7 +124,7 @@ class Play {
     );
     this.#watchers.set(region.name, watcher);
     await watcher.begin();
-    const { seed, keys, largestGroup } = this.#schedule;
+    const { seed, keys, hugeGroup } = this.#schedule;
     const parts = (name: string) => ({
       region,
       name,
@@ -137,7 +137,7 @@ class Play {
       watcher.run(),
       new ContendedWriter(parts(`${region.name}.1`), this.#history, this.#tombstones).run(),
       new ContendedWriter(parts(`${region.name}.2`), this.#history, this.#tombstones).run(),
-      new GroupWriter(parts(region.name), this.#groups, largestGroup).run(),
+      new GroupWriter(parts(region.name), this.#groups, region.name === "a" ? hugeGroup : 0).run(),
     );
   }
 

@@ -56,7 +56,7 @@ const newCluster = async (): Promise<TestCluster> => {
     schema,
     tables: tableOptions,
     // So that an agent which is stopped for a few seconds loses its streams.
-    settings: { wal_sender_timeout: "3s" },
+    settings: { wal_sender_timeout: "3s", log_lock_waits: "on" },
   });
   try {
     await cluster.converged();

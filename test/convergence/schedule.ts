@@ -50,8 +50,8 @@ export interface Schedule {
   readonly faults: readonly Fault[];
   /** How long the writers write, in ms. */
   readonly lengthMs: number;
-  /** Rows of the largest group of rows written by one transaction. */
-  readonly largestGroup: number;
+  /** One region writes a group of so many rows in each of two tables, more than a batch holds; 0: none does. */
+  readonly hugeGroup: number;
   /** Keys of each contended table. */
   readonly keys: number;
 }
@@ -184,7 +184,7 @@ export const scheduleOf = (seed: number): Schedule => {
     headline: about,
     lengthMs,
     faults: faults.sort((x, y) => x.at - y.at),
-    largestGroup: random.chance(0.15) ? 12_000 : 200,
+    hugeGroup: random.chance(0.2) ? 11_000 : 0,
     keys: random.integer(3, 10),
   };
 };

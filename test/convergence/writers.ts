@@ -143,34 +143,37 @@ export class GroupWriter {
   readonly #session: Session;
   readonly #record: GroupRecord;
   readonly #rounds = new Map<string, number | null>();
-  /** Sizes of the largest group in each table. */
-  readonly #largest: number;
+  /** Rows in each table of a group that is written twice; 0: there is none. */
+  readonly #huge: number;
 
-  constructor(parts: WriterParts, record: GroupRecord, largest: number) {
+  constructor(parts: WriterParts, record: GroupRecord, huge: number) {
     this.#parts = parts;
     this.#session = new Session(parts.region, { settings, problem: parts.problem });
     this.#record = record;
-    this.#largest = largest;
+    this.#huge = huge;
   }
 
   async run(): Promise<void> {
     const { random, stop, scope, name } = this.#parts;
-    while (!stop.aborted) {
-      await this.#write(`${scope.prefix}${name}.${random.integer(1, 4)}`);
+    for (let count = 1; !stop.aborted; count += 1) {
+      const largest = random.chance(0.9) ? 12 : 200;
+      if (this.#huge > 0 && (count === 10 || count === 20))
+        await this.#write(`${scope.prefix}${name}.huge`, this.#huge);
+      else await this.#write(`${scope.prefix}${name}.${random.integer(1, 4)}`, largest);
       await pause(random.integer(5, 60));
     }
     await this.#session.end();
   }
 
-  async #write(grp: string): Promise<void> {
+  async #write(grp: string, largest: number): Promise<void> {
     const { random } = this.#parts;
     const now = this.#rounds.get(grp) ?? null;
-    const deletes = now !== null && random.chance(0.3);
+    const deletes = largest !== this.#huge && now !== null && random.chance(0.3);
     const inserts = now === null || (deletes && random.chance(0.7));
     const round = deletes && !inserts ? null : (now ?? 0) + 1;
     const tables = random.chance(0.5) ? ["group_a", "group_b"] : ["group_b", "group_a"];
     const sizes = new Map(
-      tables.map((table) => [table, random.integer(1, random.chance(0.9) ? 12 : this.#largest)]),
+      tables.map((table) => [table, largest === this.#huge ? largest : random.integer(1, largest)]),
     );
     const ending = await this.#session.transaction("BEGIN", async (client) => {
       for (const table of tables) {
