@@ -259,7 +259,8 @@ class TableCopy {
     const name = this.#parts.entry.table_name;
     status.misfits.set(name, reason);
     await session.query(
-      `UPDATE coregent.table_sync SET misfit = $3, updated_at = now() WHERE origin = $1 AND table_name = $2`,
+      `UPDATE coregent.table_sync SET misfit = $3, started_at = coalesce(started_at, now()), updated_at = now()
+        WHERE origin = $1 AND table_name = $2`,
       [peer.id, name, reason],
     );
   }

@@ -3,8 +3,8 @@ import { connect } from "../postgres/client.ts";
 import type { SlotStatus } from "./status.ts";
 import { type AgentContext, pause } from "./wiring.ts";
 
-/** A table that does not fit is looked at again so often. */
-const misfitRetry = "30 s";
+/** A table that does not fit is looked at again after as long as it has not fitted, within these bounds. */
+const misfitRetry = { first: "1 s", last: "30 s" };
 
 /**
  * Reads every `observeMs` what this region's database says of itself: its peers' slots, rows in quarantine, and tables
@@ -84,8 +84,9 @@ const readCopiesDue = async (client: Client): Promise<number[]> => {
   const { rows } = await client.query<{ origin: number }>({
     name: "observe-copies",
     text: `SELECT DISTINCT origin FROM coregent.table_sync
-            WHERE misfit IS NULL OR updated_at < now() - $1::interval`,
-    values: [misfitRetry],
+            WHERE misfit IS NULL
+               OR updated_at < now() - greatest($1::interval, least($2::interval, updated_at - coalesce(started_at, updated_at)))`,
+    values: [misfitRetry.first, misfitRetry.last],
   });
   return rows.map((row) => row.origin);
 };

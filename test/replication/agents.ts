@@ -5,6 +5,7 @@ import { systemClock } from "../../src/clock.ts";
 import { topologyOf } from "../../src/config.ts";
 import type { PostgresVersion } from "../../src/embedded/binaries.ts";
 import { startFaultProxy, type FaultProxy } from "../../src/embedded/fault-proxy.ts";
+import { installRegion } from "../../src/postgres/install/region.ts";
 import { runAgent } from "../../src/replication/agent.ts";
 import type { AgentStatus, LinkStatus } from "../../src/replication/status.ts";
 import { type AgentLimits, defaultLimits } from "../../src/replication/wiring.ts";
@@ -113,6 +114,7 @@ export class Regions implements AsyncDisposable {
   readonly #ids = new Map<string, number>();
   readonly #databases = new Map<string, TestDatabase>();
   readonly #proxies = new Map<string, FaultProxy>();
+  readonly #forgotten = new Set<string>();
   readonly #agents: LocalAgent[] = [];
 
   private constructor(options: RegionsOptions) {
@@ -149,7 +151,7 @@ export class Regions implements AsyncDisposable {
   }
 
   get names(): readonly string[] {
-    return [...this.#databases.keys()];
+    return [...this.#databases.keys()].filter((name) => !this.#forgotten.has(name));
   }
 
   db(name: string): TestDatabase {
@@ -194,6 +196,19 @@ export class Regions implements AsyncDisposable {
     await installCluster(this.topology());
   }
 
+  /** Prepares one region alone, as an init does that was cut short. */
+  async initOnly(name: string): Promise<void> {
+    const topology = this.topology();
+    const region = topology.regions.find((each) => each.name === name);
+    if (region === undefined) throw new Error(`no region ${name}`);
+    await installRegion(await this.db(name).connect(), { topology, region });
+  }
+
+  /** Out of the topology from now on; its database stays until the end. */
+  forget(name: string): void {
+    this.#forgotten.add(name);
+  }
+
   agent(name: string, limits: Partial<AgentLimits> = {}): LocalAgent {
     // Read anew each time, as a configuration file that changes.
     const agent = new LocalAgent(() => this.topology(name), name, limits);
@@ -231,21 +246,21 @@ export class Regions implements AsyncDisposable {
   }
 }
 
-/** Positions of one link: what its consumer has merged, and what its source was told of it. */
+/** Positions of one link: what its source was told, and then what its consumer has merged. */
 export const positions = async (
   regions: Regions,
   source: string,
   target: string,
 ): Promise<{ readonly merged: string; readonly confirmed: string; readonly restart: string }> => {
-  const [progress] = await regions
-    .db(target)
-    .query<{ lsn: string }>("SELECT lsn::text AS lsn FROM coregent.progress WHERE origin = $1", [
-      regions.id(source),
-    ]);
   const [slot] = await regions.db(source).query<{ confirmed: string; restart: string }>(
     `SELECT confirmed_flush_lsn::text AS confirmed, restart_lsn::text AS restart
          FROM pg_replication_slots WHERE slot_name = $1`,
     [regions.slot(source, target)],
   );
+  const [progress] = await regions
+    .db(target)
+    .query<{ lsn: string }>("SELECT lsn::text AS lsn FROM coregent.progress WHERE origin = $1", [
+      regions.id(source),
+    ]);
   return { merged: progress?.lsn ?? "", confirmed: slot?.confirmed ?? "", restart: slot?.restart ?? "" };
 };
