@@ -138,22 +138,18 @@ export class Link {
         { reason: judged.reason },
         "the peer's states will be copied",
       );
-      await markForCopy(
-        session,
-        { origin: peer.id, incarnation, lsn: judged.from, commitTime: 0n },
-        judged.reason,
-      );
+      await markForCopy(session, { origin: peer.id, incarnation, lsn: judged.from, commitTime: 0n }, judged);
     }
     return { from: judged.from, confirmed: usable.confirmedLsn };
   }
 
   /** This region's slot at the peer, with nobody reading from it. */
-  async #usableSlot({ client }: SourceSession): Promise<Slot> {
+  async #usableSlot({ client }: SourceSession): Promise<Slot & { readonly created: boolean }> {
     const name = this.#slot;
     const { clock } = this.#context;
     const found = await inspectSlot(client, name);
     if (found !== null && found.lost === null && found.activePid === null) {
-      return found;
+      return { ...found, created: false };
     }
     if (found !== null && found.lost !== null) {
       this.#logger.error(

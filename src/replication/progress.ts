@@ -35,16 +35,17 @@ export const writeProgress = async (session: MergeSession, mark: ProgressMark): 
 export const markForCopy = async (
   session: MergeSession,
   mark: ProgressMark,
-  reason: string,
+  { reason, states }: { readonly reason: string; readonly states: "own" | "full" },
 ): Promise<void> => {
   await session.transaction(async () => {
     await session.query(
       `INSERT INTO coregent.table_sync (origin, table_name, kind, reason)
-       SELECT $1, name, 'own', $2 FROM coregent.replicated_table
+       SELECT $1, name, $3, $2 FROM coregent.replicated_table
        ON CONFLICT (origin, table_name) DO UPDATE
          SET rows_done = 0, rows_total = NULL, started_at = NULL, misfit = NULL, reason = excluded.reason,
-             updated_at = now()`,
-      [mark.origin, reason],
+             updated_at = now(),
+             kind = CASE WHEN table_sync.kind = 'full' THEN 'full' ELSE excluded.kind END`,
+      [mark.origin, reason, states],
     );
     await writeProgress(session, mark);
   });

@@ -7,6 +7,8 @@ export interface Slot {
   readonly name: string;
   /** Everything before this position is confirmed by the consumer. */
   readonly confirmedLsn: bigint;
+  /** Where the source's WAL stands. */
+  readonly sourceLsn: bigint;
   /** Why the source has given up the slot's WAL; null: it is usable. Final: the slot can only be dropped. */
   readonly lost: string | null;
   /** `reserved`, `extended`, `unreserved` (about to be lost), `lost`. */
@@ -19,6 +21,7 @@ export interface Slot {
 
 interface SlotRow {
   readonly confirmed: string;
+  readonly position: string;
   readonly wal_status: string;
   readonly reason: string | null;
   readonly conflicting: boolean;
@@ -29,6 +32,7 @@ interface SlotRow {
 // invalidation_reason exists from PostgreSQL 17 on; a row as JSON can be asked for columns that may be missing.
 const slotSql = `
 SELECT s.confirmed_flush_lsn::text AS confirmed,
+       pg_current_wal_insert_lsn()::text AS position,
        coalesce(s.wal_status, 'lost') AS wal_status,
        to_jsonb(s) ->> 'invalidation_reason' AS reason,
        coalesce((to_jsonb(s) ->> 'conflicting')::boolean, false) AS conflicting,
@@ -47,6 +51,7 @@ export const inspectSlot = async (client: ClientBase, name: string): Promise<Slo
   return {
     name,
     confirmedLsn: parseLsn(row.confirmed),
+    sourceLsn: parseLsn(row.position),
     lost: row.reason ?? (row.wal_status === "lost" || row.conflicting ? row.wal_status : null),
     walStatus: row.wal_status,
     retainedBytes: BigInt(row.retained ?? "0"),
