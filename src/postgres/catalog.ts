@@ -157,6 +157,19 @@ export interface Candidate {
   readonly foreignKeys: readonly ForeignKey[];
   readonly rules: readonly string[];
   readonly triggers: readonly UserTrigger[];
+  /** Of a typed table (`CREATE TABLE ... OF type`) its type, as SQL names it. */
+  readonly ofType: string | null;
+  /** Columns, here or in another relation, that hold rows of this table or of a partition of it: see {@link rowTypeUses}. */
+  readonly rowTypeUses: readonly RowTypeUse[];
+}
+
+/** A column that stores rows of a table: as they are, or within an array, domain, range or other composite type. */
+export interface RowTypeUse {
+  readonly schema: string;
+  readonly relation: string;
+  readonly column: string;
+  /** A column's type can be changed in a table; a materialized view and an index are made anew. */
+  readonly kind: "table" | "materialized view" | "index";
 }
 
 const persistence = (c: string): string =>
@@ -251,6 +264,29 @@ const partitionsOf = `(
     JOIN pg_namespace xn ON xn.oid = x.relnamespace
    WHERE tree.level > 0)`;
 
+/**
+ * The dependencies that ALTER TABLE follows (`find_composite_type_dependencies`) when it refuses to add a column with a
+ * default: from type to type, and through views and composite types, to whatever stores values. The row type of a
+ * partitioned table itself may be stored, as that has no rows of its own.
+ */
+const rowTypeUses = `(
+  WITH RECURSIVE held(type) AS (
+      SELECT x.reltype FROM pg_class x
+       WHERE x.relkind = 'r' AND (x.oid = c.oid OR x.oid IN (SELECT relid FROM pg_partition_tree(c.oid)))
+    UNION
+      SELECT CASE WHEN d.classid = 'pg_type'::regclass THEN d.objid ELSE v.reltype END
+        FROM held h
+        JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = h.type
+        LEFT JOIN pg_class v ON d.classid = 'pg_class'::regclass AND v.oid = d.objid AND v.relkind IN ('c', 'v', 'f')
+       WHERE d.classid = 'pg_type'::regclass OR v.reltype <> 0)
+  SELECT coalesce(json_agg(DISTINCT jsonb_build_object('schema', un.nspname, 'relation', u.relname, 'column', a.attname,
+           'kind', CASE u.relkind WHEN 'm' THEN 'materialized view' WHEN 'i' THEN 'index' ELSE 'table' END)), '[]')
+    FROM held h
+    JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = h.type AND d.classid = 'pg_class'::regclass
+    JOIN pg_class u ON u.oid = d.objid AND u.relkind IN ('r', 'p', 'm', 'i') AND NOT u.relispartition
+    JOIN pg_namespace un ON un.oid = u.relnamespace
+    JOIN pg_attribute a ON a.attrelid = u.oid AND a.atttypid = h.type AND a.attnum > 0 AND NOT a.attisdropped)`;
+
 const candidatesSql = `
 SELECT json_build_object(
          'oid', c.oid::bigint, 'name', n.nspname || '.' || c.relname, 'schema', n.nspname, 'table', c.relname,
@@ -270,7 +306,9 @@ SELECT json_build_object(
                            FROM ${foreignKeyTables}
                           WHERE f.contype = 'f' AND f.conparentid = 0 AND f.conrelid = c.oid),
          'rules', ${rulesOf("c.oid")},
-         'triggers', ${triggersOf("c.oid")}) AS candidate
+         'triggers', ${triggersOf("c.oid")},
+         'ofType', CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END,
+         'rowTypeUses', ${rowTypeUses}) AS candidate
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE (n.nspname = ANY ($1::text[]) OR n.nspname || '.' || c.relname = ANY ($2::text[]))

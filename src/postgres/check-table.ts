@@ -35,6 +35,7 @@ export const tableFindings = (candidate: Candidate, context: TableContext): Loca
     ...ownerFindings(candidate, context),
     ...uniqueFindings(candidate),
     ...storageFindings(candidate),
+    ...rowTypeFindings(candidate, context),
     ...behaviourFindings(candidate),
     ...rightFindings(candidate, context),
   ];
@@ -259,6 +260,40 @@ const storageFindings = (candidate: Candidate): LocalFinding[] => {
         ),
       );
     }
+  }
+  return found;
+};
+
+/** Where ALTER TABLE would refuse to add the columns of ours that the table does not have yet. */
+const rowTypeFindings = (candidate: Candidate, { settings }: TableContext): LocalFinding[] => {
+  const added = [
+    "cg_version",
+    "cg_prev",
+    "cg_seen",
+    ...((settings?.owner ?? null) === null ? [] : ["cg_base"]),
+  ];
+  const present = new Set(candidate.columns.map((column) => column.name));
+  if (added.every((name) => present.has(name))) return [];
+  const found = candidate.rowTypeUses.map(({ schema, relation, column, kind }) => {
+    const user = qualified(schema, relation);
+    return critical(
+      "row_type_used",
+      `${candidate.name} (${schema}.${relation}.${column})`,
+      `the column ${schema}.${relation}.${column} holds rows of the table, so PostgreSQL lets no column be added to it`,
+      kind === "table"
+        ? `ALTER TABLE ${user} ALTER COLUMN ${identifier(column)} TYPE jsonb USING to_jsonb(${identifier(column)}); -- or a composite type of its own`
+        : `DROP ${kind.toUpperCase()} ${user}; -- and make it anew after coregent init`,
+    );
+  });
+  if (candidate.ofType !== null) {
+    found.push(
+      critical(
+        "typed_table",
+        candidate.name,
+        `is a table OF ${candidate.ofType}: PostgreSQL lets no column be added to it`,
+        `ALTER TABLE ${sqlName(candidate)} NOT OF;`,
+      ),
+    );
   }
   return found;
 };
