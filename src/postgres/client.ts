@@ -18,6 +18,7 @@ export const pinnedSettings: Readonly<Record<string, string>> = {
   statement_timeout: "0",
   lock_timeout: "0",
   idle_in_transaction_session_timeout: "0",
+  idle_session_timeout: "0",
   transaction_timeout: "0",
   jit: "off",
   // A client whose machine is gone must not hold a slot, an origin or the agent's lock for hours.

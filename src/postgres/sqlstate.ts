@@ -154,6 +154,14 @@ export const sqlStateOf = (error: unknown): string | null => {
 };
 
 /**
+ * A function of the user's, which a CHECK, a domain, a generated column or an index calls, is wrong here: names that it
+ * looks up by a search_path are not found on merge, a table that it reads is missing. That is the row's, or the table's,
+ * trouble and not our statement's: only errors in a function's own statements carry such a statement.
+ */
+const isFromFunction = (error: Error): boolean =>
+  "internalQuery" in error && typeof error.internalQuery === "string";
+
+/**
  * What to do after any thrown value. Errors of our own say it by a property `reaction`; an AggregateError (several
  * addresses of one host) and an error with a cause are judged by the first part that is known. All else is a defect.
  */
@@ -162,7 +170,8 @@ export const reactionTo = (error: unknown, operation: Operation): Reaction => {
   if ("reaction" in error && isReaction(error.reaction)) return error.reaction;
   const state = sqlStateOf(error);
   if (state !== null) {
-    const reaction = reactionToSqlState(state, operation);
+    const ofClass42 = operation === "merge" && state.startsWith("42") && isFromFunction(error);
+    const reaction = ofClass42 ? "quarantine" : reactionToSqlState(state, operation);
     return reaction === "quarantine" && operation !== "merge" ? "stop" : reaction;
   }
   const system = "code" in error && typeof error.code === "string" ? bySystemCode[error.code] : undefined;

@@ -93,13 +93,14 @@ export class Link {
       }
     };
     ending.addEventListener("abort", cutShort, { once: true });
+    // From now on a peer that falls silent is noticed, whatever is asked of it.
+    const watching = source.watch(this.#parts.status, context, ending);
     await using session = await MergeSession.open(context.region.url, {
       applicationName: `coregent link ${peer.name} > ${context.region.name}`,
       origin: originName(slug, peer.id),
       connectTimeoutMs: context.limits.connectTimeoutMs,
     });
     const target = await readTarget(session, source);
-    const watching = source.watch(this.#parts.status, context, ending);
     try {
       const start = await this.#closeGap(source, session);
       await copyPending(

@@ -120,14 +120,19 @@ export class MergeSession implements AsyncDisposable {
 
   /**
    * Ends the transaction after an error, if there is one. Statements are prepared anew: the error may have been that
-   * a table is no longer what they were prepared for.
+   * a table is no longer what they were prepared for. The old ones go at both ends: a session lives for long, and yields
+   * to local writers often.
    */
   async rollback(): Promise<void> {
+    const names = [...this.#statements.values()];
     this.#epoch += 1;
     this.#statements.clear();
-    if (!this.#open) return;
-    await this.client.query("ROLLBACK");
+    // In one message: what another part of the link asks in between would be prepared, and forgotten again.
+    await this.client.query(this.#open ? "ROLLBACK; DEALLOCATE ALL" : "DEALLOCATE ALL");
     this.#open = false;
+    const { parsedStatements } = this.client.connection as { parsedStatements?: Record<string, string> };
+    for (const name of names)
+      if (parsedStatements !== undefined) Reflect.deleteProperty(parsedStatements, name);
   }
 
   /** Runs `work` in a transaction of its own. */

@@ -1,3 +1,4 @@
+import { sqlStateOf } from "../postgres/sqlstate.ts";
 import type { ReplicatedTable } from "../postgres/table.ts";
 import { logConflicts } from "./conflict-log.ts";
 import type { KeySet } from "./merge-keys.ts";
@@ -121,10 +122,14 @@ const openTransactions = async (session: MergeSession): Promise<Set<string>> => 
   return new Set(rows.map((row) => row.id));
 };
 
-/** Each task in a transaction of its own. The error of the last that failed; all are swept again then. */
+/**
+ * Each task in a transaction of its own. The error of the last that failed; all are swept again then. A table that was
+ * dropped or released meanwhile is forgotten.
+ */
 const sweepTasks = async (session: MergeSession, group: Group, counts: MergeCounts): Promise<unknown> => {
   let failed: unknown = null;
-  for (const { table, keys } of group.tasks) {
+  for (const task of group.tasks) {
+    const { table, keys } = task;
     try {
       await session.transaction(async () => {
         const swept: Swept = await (keys === null ? sweepTable(session, table) : sweepKeys(session, keys));
@@ -135,7 +140,8 @@ const sweepTasks = async (session: MergeSession, group: Group, counts: MergeCoun
         for (const type of types) counts.conflict(table.name, type);
       });
     } catch (error) {
-      failed = error;
+      if (sqlStateOf(error) === "42P01") group.tasks = group.tasks.filter((other) => other !== task);
+      else failed = error;
     }
   }
   return failed;

@@ -68,6 +68,16 @@ describe("reactions to SQLSTATEs", () => {
     expect(reactionTo(serverError("28P01", "Connection terminated unexpectedly"), "session")).toBe("stop");
   });
 
+  test("what a function of the user's asks for and does not find is the row's trouble, in a merge", () => {
+    const inFunction = Object.assign(serverError("42883"), { internalQuery: "helper(x)" });
+    expect(reactionTo(inFunction, "merge")).toBe("quarantine");
+    expect(reactionTo(inFunction, "session")).toBe("stop");
+    expect(reactionTo(serverError("42883"), "merge")).toBe("stop");
+    expect(reactionTo(Object.assign(serverError("42P01"), { internalQuery: "x" }), "merge")).toBe(
+      "quarantine",
+    );
+  });
+
   test("only a merge quarantines", () => {
     expect(reactionTo(serverError("23505"), "merge")).toBe("quarantine");
     expect(reactionTo(serverError("23505"), "session")).toBe("stop");

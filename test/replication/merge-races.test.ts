@@ -46,6 +46,18 @@ test("a row that was inserted, but not committed, while its tombstone was merged
   expect(await sweeper.round(sweeping)).toMatchObject({ waiting: 0 });
 });
 
+test("a sweeper forgets the keys of a table that is gone, and goes on with the others", async () => {
+  const { region, bury } = await setUp();
+  await using _ = region;
+  const session = await region.session();
+  const sweeping = await region.session({ origin: null });
+  const sweeper = new Sweeper();
+  for (const keys of (await mergeNow(session, bury(future(1, 2)))).sweepLater) sweeper.add(keys);
+  await region.db.query("DROP TABLE t");
+  sweeper.addTable({ ...region.table("conflict"), logsConflicts: false });
+  expect(await sweeper.round(sweeping)).toMatchObject({ waiting: 0, error: null });
+});
+
 test("a sweeper that was given too many keys sweeps their tables whole; so does one that starts", async () => {
   const { region, bury, rows } = await setUp();
   await using _ = region;

@@ -136,3 +136,47 @@ test("a state set aside counts as held: losers against it are reported, and it i
   expect(await entries(region)).toEqual([]);
   expect(await losers()).toContain(`${at(7, 5)} ${at(9, 4)}`);
 });
+
+test("a row whose CHECK calls a function that fails here is set aside, and keeps no other from its turn", async () => {
+  await using region = await MergeRegion.create({
+    schema: `
+CREATE FUNCTION helper(x int) RETURNS boolean LANGUAGE sql AS 'SELECT x > 0';
+CREATE FUNCTION good(x int) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN helper(x); END';
+CREATE FUNCTION denied(x int) RETURNS boolean LANGUAGE plpgsql AS
+  'BEGIN IF x = 1 THEN RAISE insufficient_privilege; END IF; RETURN true; END';
+CREATE TABLE t (id text PRIMARY KEY, n int4 CONSTRAINT good CHECK (good(n)));`,
+  });
+  const session = await region.session();
+  const batch = batchOf(
+    region.table("t"),
+    [1, 2].map((n) => ({ state: row(at(n, 2)), fields: { id: `k${n}`, n: int4(n) } })),
+  );
+  // Sessions that merge have no search_path that would find `helper`.
+  const failure = await mergeNow(session, batch).catch((error: unknown) => error);
+  expect(reactionTo(failure, "merge")).toBe("quarantine");
+  expect(await mergeNow(session, batch, { careful: true })).toMatchObject({ quarantined: 2 });
+  expect(await entries(region)).toMatchObject([{ sqlstate: "42883" }, { sqlstate: "42883" }]);
+
+  // An error that would stop a link. k1 is tried first.
+  await region.db.query("ALTER TABLE t DROP CONSTRAINT good, ADD CHECK (denied(n))");
+  expect(await retryQuarantined(session, region.tables, limits)).toMatchObject({ tried: 2, settled: 1 });
+  expect(await entries(region)).toMatchObject([{ key: '["k1"]', sqlstate: "42501", attempts: 2 }]);
+});
+
+test("a session that yields again and again keeps no statement that it prepared before", async () => {
+  await using region = await MergeRegion.create({ schema });
+  const session = await region.session();
+  const given = { id: "a", name: "n", n: int4(1), must: "", w: null };
+  for (let i = 0; i < 5; i++) {
+    await session.begin();
+    await session.query("SELECT 1 AS one, $1::int", [i]);
+    await session.rollback();
+  }
+  const { rows } = await session.client.query("SELECT name FROM pg_prepared_statements");
+  expect(rows).toEqual([]);
+  const merged = await mergeNow(
+    session,
+    batchOf(region.table("t"), [{ state: row(at(1, 2)), fields: given }]),
+  );
+  expect(merged.rowsMerged).toBe(1);
+});
