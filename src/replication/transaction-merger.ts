@@ -38,6 +38,8 @@ export class TransactionMerger {
   #mergeThrough: bigint | null = null;
   #states = { transactions: 0, skipped: new Map<string, string>() };
   #idleSinceMs = 0;
+  /** The highest position of the source that is merged. */
+  #merged = 0n;
 
   constructor(options: MergerOptions) {
     this.#options = options;
@@ -109,6 +111,10 @@ export class TransactionMerger {
   /** Nothing to merge: the position is recorded now and then, so that the peer's WAL can go. */
   async #idle(batch: Batch): Promise<void> {
     const { session, origin, incarnation, context, status } = this.#options;
+    // A source that has begun to read behind what is merged here says where it is: progress never goes back to that.
+    if (batch.endLsn <= this.#merged) {
+      return;
+    }
     status.mergedLsn = batch.endLsn;
     const now = context.clock.monotonic();
     if (now - this.#idleSinceMs < context.limits.idleProgressMs) {
@@ -132,6 +138,7 @@ export class TransactionMerger {
       return;
     }
     if (committed !== null) {
+      this.#merged = committed > this.#merged ? committed : this.#merged;
       confirmation.committed(committed, parseLsn(row.written));
     }
     confirmation.flushed(parseLsn(row.flushed));
