@@ -74,6 +74,15 @@ const createTombstones = async (client: ClientBase, table: StampedTable): Promis
   );
 };
 
+/**
+ * The version of rows that are there when a table is taken up, which no trigger has stamped: milliseconds taken for
+ * microseconds, so in January 1970. They are below every write that was stamped, in whichever region and order the
+ * regions are prepared: else rows of an old dump with which a region joins would overrule what the cluster wrote since.
+ * A table taken up anew gets another one.
+ */
+const baselineSql = `
+SELECT (((coregent.clock_us() / 1000) << 10) + coregent.region_id())::text AS baseline`;
+
 /** Every partition below a relation, quoted, leaves and inner ones; none if it is not partitioned. */
 const partitionsOf = async (client: ClientBase, relation: string): Promise<string[]> => {
   const { rows } = await client.query<{ schema: string; table: string }>(
@@ -115,9 +124,7 @@ export const takeUpTable = async (
 ): Promise<void> => {
   const relation = qualified(table.schema, table.table);
   await client.query(`LOCK TABLE ${relation} IN ACCESS EXCLUSIVE MODE`);
-  const { rows } = await client.query<{ baseline: string }>(
-    "SELECT coregent.next_version(0)::text AS baseline",
-  );
+  const { rows } = await client.query<{ baseline: string }>(baselineSql);
   const baseline = rows[0]?.baseline ?? "0";
   await addColumns(client, table, baseline);
   await createTombstones(client, table);
