@@ -73,6 +73,29 @@ export class History {
     this.#counts[outcome] += last.size;
   }
 
+  /** Every key's writes in the order of their versions, and which of them are in the log: to find out what went wrong. */
+  story(final: ReadonlyMap<string, KeyState>, log: readonly LogEntry[]): string {
+    const keys = [...this.#byPlace].map(([at, versions]) => {
+      const held = final.get(at);
+      const stays = ancestry(versions, held?.version ?? 0n).versions;
+      const losers = new Set(
+        log.filter((entry) => place(entry.table, entry.key) === at).map(({ loser }) => loser),
+      );
+      const lines = [...versions.values()]
+        .sort((a, b) => (a.write.version < b.write.version ? -1 : 1))
+        .map(({ write, outcome }) => {
+          const marks = [
+            stays.has(write.version) ? "stays" : "",
+            losers.has(write.version) ? "logged" : "",
+            outcome,
+          ];
+          return `  ${write.region} ${marks.filter((mark) => mark !== "").join(" ")} ${text(write)}`;
+        });
+      return [`${at} holds ${held ? text(held) : "nothing"}`, ...lines].join("\n");
+    });
+    return `${keys.join("\n")}\n`;
+  }
+
   /**
    * What is wrong with the end of the schedule, a line each; none: every write is accounted for.
    * @param final what the regions hold of each key, all alike

@@ -52,7 +52,7 @@ export class Operations {
 
   next(token: string): Operation {
     const random = this.#random;
-    const table = random.pick(contended);
+    const table = random.pick<Table>(contended);
     const dice = random.next();
     if (dice < 0.18) return this.#insert(table, token);
     if (dice < 0.26) return this.#upsert(table, token);

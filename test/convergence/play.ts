@@ -1,3 +1,5 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { seeded } from "../../src/demo/random.ts";
 import type { TestCluster, TestRegion } from "../../src/testing/index.ts";
 import { Faults } from "./faults.ts";
@@ -256,6 +258,10 @@ class Play {
     }
     await this.#judgeGroups(first);
     await this.#verify();
+    if (this.#problems.size === 0) return;
+    const story = join(this.#cluster.folder, `story-${this.#schedule.seed}.txt`);
+    await writeFile(story, this.#history.story(held.get(first.name) ?? new Map(), log));
+    this.#note(`all writes are in ${story} (kept with COREGENT_TEST_KEEP=1)`);
   }
 
   async #judgeGroups(region: TestRegion): Promise<void> {

@@ -16,7 +16,7 @@ export const probeSql = `
   CREATE OR REPLACE FUNCTION probe.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
   BEGIN
     INSERT INTO probe.copy (origin, what)
-    VALUES (coalesce(NEW.origin, OLD.origin), concat_ws(' ', TG_OP, coalesce(NEW.table_name, OLD.table_name), coalesce(NEW.reason, OLD.reason)));
+    VALUES (coalesce(NEW.origin, OLD.origin), concat_ws(' ', TG_OP, coalesce(NEW.kind, OLD.kind), coalesce(NEW.table_name, OLD.table_name), coalesce(NEW.reason, OLD.reason)));
     RETURN NULL;
   END $$;
   DROP TRIGGER IF EXISTS probe ON coregent.table_sync;
@@ -28,6 +28,8 @@ export const probeSql = `
  * different moments until the stream has passed the last of them.
  */
 interface Copying {
+  /** Others' states were copied too, so all copies must have ended. */
+  readonly full: boolean;
   /** The peer's WAL position at or after the end of the copy; null: it has not ended. */
   until: string | null;
 }
@@ -57,9 +59,7 @@ export class Watcher {
   constructor(parts: WatchParts, options: { readonly joining: boolean }) {
     this.#parts = parts;
     this.#marks = new Marks(parts.region.id);
-    if (options.joining)
-      for (const { name } of parts.regions())
-        if (name !== parts.region.name) this.#copying.set(name, { until: null });
+    if (options.joining) this.#allCopied();
   }
 
   /** The region's server was killed, and what it had not made durable is gone. Call it while the server is down. */
@@ -105,6 +105,7 @@ export class Watcher {
       coalesce((SELECT jsonb_object_agg(grp, what) FROM (${tornSql(prefix)}) AS t), '{}') AS torn,
       coalesce((SELECT jsonb_agg(DISTINCT origin) FROM coregent.table_sync), '[]') AS origins,
       coalesce((SELECT jsonb_object_agg(origin, what) FROM probe.copy WHERE id > $1), '{}') AS copied,
+      EXISTS (SELECT FROM probe.copy WHERE id > $1 AND what LIKE '% full %') AS full,
       (SELECT max(id)::text FROM probe.copy) AS last,
       coalesce((SELECT jsonb_object_agg(origin, lsn::text) FROM coregent.progress), '{}') AS progress`;
     while (!stop.aborted) {
@@ -133,17 +134,26 @@ export class Watcher {
     this.#lastCopy = row?.last ?? null;
   }
 
-  async #followCopies({ origins, copied, last, progress }: GroupAnswer): Promise<void> {
+  #allCopied(): void {
+    const { region, regions } = this.#parts;
+    for (const { name } of regions()) {
+      if (name !== region.name) this.#copying.set(name, { full: true, until: null });
+    }
+  }
+
+  async #followCopies({ origins, copied, full, last, progress }: GroupAnswer): Promise<void> {
     const regions = this.#parts.regions();
     this.#lastCopy = last;
     for (const [origin, what] of Object.entries(copied)) {
       const name = regions.find(({ id }) => id === Number(origin))?.name ?? origin;
       this.copies.set(name, what);
-      this.#copying.set(name, { until: null });
+      this.#copying.set(name, { full: false, until: null });
     }
+    if (full) this.#allCopied();
     for (const [name, copying] of this.#copying) {
       const source = regions.find((region) => region.name === name);
       if (source === undefined || origins.includes(source.id)) continue;
+      if (copying.full && origins.length > 0) continue;
       if (copying.until === null) {
         const rows = await source
           .sql<{ lsn: string }>("SELECT pg_current_wal_lsn()::text AS lsn")
@@ -158,6 +168,7 @@ interface GroupAnswer {
   readonly torn: Readonly<Record<Torn["grp"], Torn["what"]>>;
   readonly origins: readonly number[];
   readonly copied: Readonly<Record<string, string>>;
+  readonly full: boolean;
   readonly last: string | null;
   readonly progress: Readonly<Record<string, string>>;
 }
