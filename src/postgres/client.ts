@@ -32,6 +32,8 @@ export const mergeSettings: Record<string, string> = {
   session_replication_role: "replica",
   lock_timeout: "300ms",
   synchronous_commit: "off",
+  // An agent that is frozen, not dead, in the middle of a merge must not hold its locks for ever.
+  idle_in_transaction_session_timeout: "2min",
 };
 
 export interface ConnectOptions {

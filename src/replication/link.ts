@@ -3,6 +3,7 @@ import { clusterSlug } from "../../regions/topology.ts";
 import { type Backoff, createBackoff } from "../clock.ts";
 import { originName, publicationName, slotName } from "../postgres/install/names.ts";
 import { type Reaction, reactionTo } from "../postgres/sqlstate.ts";
+import type { Batch } from "./batch.ts";
 import { Confirmation } from "./confirm.ts";
 import { judgeContinuity } from "./continuity.ts";
 import { copyPending } from "./copy.ts";
@@ -231,7 +232,7 @@ export class Link {
     const confirming = this.#confirm(merger, confirmation, { stream: opened, ended: lost.signal });
     try {
       for (;;) {
-        const batch = await inbox.take(ending);
+        const batch = await this.#next(inbox, merger, ending);
         status.receivedLsn = batch.endLsn > status.receivedLsn ? batch.endLsn : status.receivedLsn;
         status.pendingCommitMs = batch.states > 0 ? Number(batch.commitTime / 1000n) : 0;
         await merger.merge(batch, ending);
@@ -245,6 +246,29 @@ export class Link {
       await this.#drain(merger, confirmation, { stream: opened, source });
       lost.abort();
       await confirming;
+    }
+  }
+
+  /** The next batch. While there is none, the position of an idle peer is recorded when it is time. */
+  async #next(inbox: Inbox, merger: TransactionMerger, ending: AbortSignal): Promise<Batch> {
+    for (;;) {
+      const dueMs = merger.idleDueMs();
+      if (dueMs === null) {
+        return await inbox.take(ending);
+      }
+      const due = new AbortController();
+      const taken = new AbortController();
+      void pause(this.#context.clock, dueMs, taken.signal).then(() => due.abort());
+      try {
+        return await inbox.take(AbortSignal.any([ending, due.signal]));
+      } catch (error) {
+        if (!due.signal.aborted || ending.aborted) {
+          throw error;
+        }
+      } finally {
+        taken.abort();
+      }
+      await merger.recordIdle();
     }
   }
 

@@ -37,7 +37,9 @@ export class TransactionMerger {
   #reports: MergeReport[] = [];
   #mergeThrough: bigint | null = null;
   #states = { transactions: 0, skipped: new Map<string, string>() };
-  #idleSinceMs = 0;
+  /** An idle position that is not in the progress yet, and when the last one was put there. */
+  #unrecorded: Batch | null = null;
+  #recordedAtMs = Number.NEGATIVE_INFINITY;
   /** The highest position of the source that is merged. */
   #merged = 0n;
 
@@ -110,21 +112,38 @@ export class TransactionMerger {
 
   /** Nothing to merge: the position is recorded now and then, so that the peer's WAL can go. */
   async #idle(batch: Batch): Promise<void> {
-    const { session, origin, incarnation, context, status } = this.#options;
+    const { status } = this.#options;
     // A source that has begun to read behind what is merged here says where it is: progress never goes back to that.
     if (batch.endLsn <= this.#merged) {
       return;
     }
     status.mergedLsn = batch.endLsn;
-    const now = context.clock.monotonic();
-    if (now - this.#idleSinceMs < context.limits.idleProgressMs) {
+    this.#unrecorded = batch;
+    if (this.idleDueMs() === 0) {
+      await this.recordIdle();
+    }
+  }
+
+  /** In how many ms an idle position is to be recorded; null: there is none. */
+  idleDueMs(): number | null {
+    const { clock, limits } = this.#options.context;
+    return this.#unrecorded === null
+      ? null
+      : Math.max(0, this.#recordedAtMs + limits.idleProgressMs - clock.monotonic());
+  }
+
+  /** Records the last idle position, unless something was merged since. Between two batches. */
+  async recordIdle(): Promise<void> {
+    const { session, origin, incarnation, context } = this.#options;
+    const position = this.#unrecorded;
+    this.#unrecorded = null;
+    if (position === null || position.endLsn <= this.#merged) {
       return;
     }
-    this.#idleSinceMs = now;
-    await session.transaction(() =>
-      writeProgress(session, { origin, incarnation, lsn: batch.endLsn, commitTime: batch.commitTime }),
-    );
-    await this.noteDurable(batch.endLsn);
+    this.#recordedAtMs = context.clock.monotonic();
+    const { endLsn: lsn, commitTime } = position;
+    await session.transaction(() => writeProgress(session, { origin, incarnation, lsn, commitTime }));
+    await this.noteDurable(lsn);
   }
 
   /** Only what the target has flushed is confirmed: its commits are asynchronous (FAULTS 5). */
