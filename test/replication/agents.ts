@@ -114,6 +114,7 @@ export class Regions implements AsyncDisposable {
   readonly #ids = new Map<string, number>();
   readonly #databases = new Map<string, TestDatabase>();
   readonly #proxies = new Map<string, FaultProxy>();
+  readonly #dead: FaultProxy[] = [];
   readonly #forgotten = new Set<string>();
   readonly #agents: LocalAgent[] = [];
 
@@ -169,6 +170,18 @@ export class Regions implements AsyncDisposable {
     const proxy = this.#proxies.get(`${asks} ${of}`);
     if (proxy === undefined) throw new Error(`no line from ${asks} to ${of}`);
     return proxy;
+  }
+
+  /**
+   * The line goes dead for good, and what was open on it stays half-open: the other end hears of nothing. A new line
+   * takes its place.
+   */
+  async reroute(asks: string, of: string): Promise<void> {
+    const dead = this.line(asks, of);
+    dead.cut({ mode: "blackhole" });
+    this.#dead.push(dead);
+    const target = { host: "127.0.0.1", port: Number(new URL(this.db(of).url).port) };
+    this.#proxies.set(`${asks} ${of}`, await startFaultProxy({ target, random: Math.random }));
   }
 
   slot(source: string, target: string): string {
@@ -238,7 +251,7 @@ export class Regions implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const proxy of this.#proxies.values()) proxy.heal();
     const ended = await Promise.allSettled(this.#agents.map((agent) => agent.stop()));
-    for (const proxy of this.#proxies.values()) await proxy.close();
+    for (const proxy of [...this.#proxies.values(), ...this.#dead]) await proxy.close();
     for (const db of this.#databases.values()) await db[Symbol.asyncDispose]();
     for (const version of new Set(Object.values(this.#options.regions ?? pair)))
       await dropOrigins(clusterSlug(this.cluster), version);

@@ -107,6 +107,8 @@ test("the merge yields to a local writer, and the other links keep moving", asyn
     async () =>
       await has("b", "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"),
   );
+  // Beyond deadlock_timeout: a merge that still waited would have looked for a cycle already, and left it to us.
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
   await local.query("UPDATE other SET n = 1 WHERE id = 1");
   await eventually(() => (link("b", "a").errors.get("retry") ?? 0) > 0);
   await regions.db("c").query("INSERT INTO notes VALUES ('another lane')");
