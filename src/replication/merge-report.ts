@@ -32,7 +32,7 @@ export interface MergeReport {
   readonly conflicts: readonly ConflictCount[];
   /** Rows set aside because they do not fit. */
   readonly quarantined: number;
-  /** Keys of the tombstones of this batch, to be swept again after the commit (see Sweeper). */
+  /** Keys of the tombstones of this batch, and of rows that met one, to be swept again after the commit (see Sweeper). */
   readonly sweepLater: readonly KeySet[];
   /**
    * Rows had to be fetched from the source: its stream must be merged up to this position in the same transaction,

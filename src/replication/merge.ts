@@ -150,10 +150,13 @@ class TableMerge {
     if (swept.quarantined) {
       this.#candidates.push(...(await settleQuarantine(this.#session, keys, versionsOf(set))));
     }
-    if (swept.reported && this.#table.logsConflicts) {
+    // `reported` is of the moment before the sweep waited for a row's lock.
+    if ((swept.reported || swept.rows > 0) && this.#table.logsConflicts) {
       this.#reports.push(...(await readReports(this.#session, keys)));
     }
-    if (set.kind === "tombstone") counts.sweepLater.push(keys);
+    // With a conflict between a row and a tombstone, another merge of the key did not wait for ours: the report is
+    // judged again when it has ended.
+    if (set.kind === "tombstone" || swept.candidates.length > 0) counts.sweepLater.push(keys);
   }
 
   /**

@@ -1,13 +1,18 @@
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import type { ReplicatedTable } from "../postgres/table.ts";
-import { logConflicts } from "./conflict-log.ts";
+import { logConflicts, readReports, readReportsOf, type Reported } from "./conflict-log.ts";
 import type { KeySet } from "./merge-keys.ts";
 import { MergeCounts, type ConflictCount } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
 import { sweepKeys, sweepTable, type Swept } from "./sweep.ts";
 
 /** What is swept at once: some keys of a table, or all of it. */
-type Task = { readonly table: ReplicatedTable; readonly keys: KeySet | null };
+interface Task {
+  readonly table: ReplicatedTable;
+  readonly keys: KeySet | null;
+  /** Of all keys, those whose reports are to be judged again, as the conflict log names them. */
+  readonly judge?: readonly string[];
+}
 
 /** Tasks of one capture, and the transactions that were open at it and may still bring a row below a tombstone. */
 interface Group {
@@ -90,7 +95,10 @@ export class Sweeper {
       for (const group of this.#waiting) {
         const left = group.blockers.intersection(open);
         if (left.size === group.blockers.size) continue;
-        const failed = await sweepTasks(session, group, counts);
+        const { failed, reported } = await sweepTasks(session, group, counts);
+        // A merge that was open when these reports were committed did not see them, and may have brought what
+        // descends from a loser: once it has ended, they are judged again.
+        this.#fresh.push(...reported);
         if (failed === null) group.blockers = left;
         else error = failed;
       }
@@ -124,25 +132,35 @@ const openTransactions = async (session: MergeSession): Promise<Set<string>> => 
 
 /**
  * Each task in a transaction of its own. The error of the last that failed; all are swept again then. A table that was
- * dropped or released meanwhile is forgotten.
+ * dropped or released meanwhile is forgotten. `reported`: the tasks that added to the conflict log.
  */
-const sweepTasks = async (session: MergeSession, group: Group, counts: MergeCounts): Promise<unknown> => {
+const sweepTasks = async (
+  session: MergeSession,
+  group: Group,
+  counts: MergeCounts,
+): Promise<{ readonly failed: unknown; readonly reported: readonly Task[] }> => {
   let failed: unknown = null;
+  const reported: Task[] = [];
   for (const task of group.tasks) {
     const { table, keys } = task;
     try {
       await session.transaction(async () => {
         const swept: Swept = await (keys === null ? sweepTable(session, table) : sweepKeys(session, keys));
-        const types = await logConflicts(session, table, { candidates: swept.candidates, reports: [] });
+        const reports = swept.reported && table.logsConflicts ? await reportsOf(session, task) : [];
+        const types = await logConflicts(session, table, { candidates: swept.candidates, reports });
         counts.raiseFloor(swept.floor);
         if (counts.floor > 0n) await session.query("SELECT coregent.raise_floor($1)", [counts.floor]);
         counts.rowsSwept += swept.rows;
         for (const type of types) counts.conflict(table.name, type);
+        if (types.length > 0) reported.push({ ...task, judge: swept.candidates.map(({ key }) => key) });
       });
     } catch (error) {
       if (sqlStateOf(error) === "42P01") group.tasks = group.tasks.filter((other) => other !== task);
       else failed = error;
     }
   }
-  return failed;
+  return { failed, reported };
 };
+
+const reportsOf = (session: MergeSession, { table, keys, judge = [] }: Task): Promise<Reported[]> =>
+  keys === null ? readReportsOf(session, table, judge) : readReports(session, keys);
