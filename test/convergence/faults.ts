@@ -56,7 +56,12 @@ export class Faults {
         await pause(fault.ms);
         return cluster.slow(fault.a, fault.b, { latencyMs: 0, loss: 0 });
       case "kill agent":
-        return this.#alone([fault.region], () => this.#kill(fault.region, "agent", fault.ms));
+        return this.#alone([fault.region], async () => {
+          await cluster.kill(fault.region, { what: "agent" });
+          if (fault.offsetMs !== null) await cluster.skewClock(fault.region, fault.offsetMs);
+          await pause(fault.ms);
+          await cluster.restart(fault.region);
+        });
       case "kill server":
         return this.#alone([fault.region], () => this.#kill(fault.region, "server", fault.ms));
       case "kill both":

@@ -26,7 +26,14 @@ export type Fault =
       readonly ms: number;
     })
   | (At & {
-      readonly kind: "kill agent" | "kill server" | "kill both";
+      readonly kind: "kill agent";
+      readonly region: string;
+      readonly ms: number;
+      /** What the region's clock jumps to while its agent is away; null: it does not. */
+      readonly offsetMs: number | null;
+    })
+  | (At & {
+      readonly kind: "kill server" | "kill both";
       readonly region: string;
       readonly ms: number;
     })
@@ -76,6 +83,7 @@ const makers = {
     kind: "kill agent",
     region: random.pick(regions),
     ms: random.integer(0, 600),
+    offsetMs: random.chance(0.15) ? (random.chance(0.5) ? hourMs : -hourMs) : null,
     at: 0,
   }),
   "kill server": (random) => ({
