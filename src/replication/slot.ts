@@ -1,5 +1,6 @@
 import type { ClientBase } from "pg";
 import type { Clock } from "../clock.ts";
+import { sqlStateOf } from "../postgres/sqlstate.ts";
 import { parseLsn } from "./lsn.ts";
 
 /** A replication slot at the source: the queue of one consumer. */
@@ -20,7 +21,8 @@ export interface Slot {
 }
 
 interface SlotRow {
-  readonly confirmed: string;
+  /** Null while it is being made. */
+  readonly confirmed: string | null;
   readonly position: string;
   readonly wal_status: string;
   readonly reason: string | null;
@@ -41,12 +43,18 @@ SELECT s.confirmed_flush_lsn::text AS confirmed,
   FROM pg_replication_slots s
  WHERE s.slot_name = $1 AND s.database = current_database() AND s.plugin = 'pgoutput'`;
 
-/** Null if there is no such slot in the session's database. */
+/**
+ * Null if there is no such slot in the session's database.
+ * @throws SlotBeingMade
+ */
 export const inspectSlot = async (client: ClientBase, name: string): Promise<Slot | null> => {
   const { rows } = await client.query<SlotRow>(slotSql, [name]);
   const [row] = rows;
   if (row === undefined) {
     return null;
+  }
+  if (row.confirmed === null) {
+    throw new SlotBeingMade(name);
   }
   return {
     name,
@@ -68,12 +76,19 @@ export const ensureSlot = async (
   if (existing !== null) {
     return { ...existing, created: false };
   }
-  await client.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [name]);
+  const created = await client
+    .query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [name])
+    .then(() => true)
+    .catch((error: unknown) => {
+      // `coregent init` was faster.
+      if (sqlStateOf(error) === "42710") return false;
+      throw error;
+    });
   const made = await inspectSlot(client, name);
   if (made === null) {
     throw new Error(`slot ${name} was dropped as soon as it was made`);
   }
-  return { ...made, created: true };
+  return { ...made, created };
 };
 
 /** Drops the slot, from under its reader if need be. No harm if it is not there. */
@@ -99,8 +114,9 @@ export const evictHolder = async (
   const deadline = clock.monotonic() + timeoutMs;
   for (;;) {
     const { rows } = await client.query<{ pid: number }>(
-      `SELECT active_pid AS pid, pg_terminate_backend(active_pid)
-         FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`,
+      `SELECT s.active_pid AS pid, pg_terminate_backend(s.active_pid)
+         FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
+        WHERE s.slot_name = $1 AND a.backend_type = 'walsender'`,
       [name],
     );
     const [holder] = rows;
@@ -113,6 +129,14 @@ export const evictHolder = async (
     await clock.sleep(20);
   }
 };
+
+/** Another session makes it and waits for transactions that are open at the source. */
+export class SlotBeingMade extends Error {
+  readonly reaction = "retry";
+  constructor(name: string) {
+    super(`slot ${name} is being made; that waits for transactions that are open at its region`);
+  }
+}
 
 export class SlotHeld extends Error {
   readonly reaction = "retry";

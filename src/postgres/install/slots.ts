@@ -1,4 +1,5 @@
 import type { ClientBase } from "pg";
+import { sqlStateOf } from "../sqlstate.ts";
 import { requestCopies } from "./copies.ts";
 import { slotName } from "./names.ts";
 
@@ -10,6 +11,17 @@ export interface SlotEnd {
 const slotExists = async (client: ClientBase, name: string): Promise<boolean> => {
   const { rowCount } = await client.query("SELECT FROM pg_replication_slots WHERE slot_name = $1", [name]);
   return rowCount !== 0;
+};
+
+/** False if an agent of the target was faster. */
+const createSlot = async (client: ClientBase, name: string): Promise<boolean> => {
+  try {
+    await client.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [name]);
+    return true;
+  } catch (error) {
+    if (sqlStateOf(error) === "42710") return false;
+    throw error;
+  }
 };
 
 const requestAll = async (target: ClientBase, origin: number): Promise<void> => {
@@ -32,9 +44,9 @@ export const ensureSlot = async (
   if (await slotExists(source.client, name)) return false;
   await requestAll(target.client, source.id);
   await target.client.query("DELETE FROM coregent.progress WHERE origin = $1", [source.id]);
-  await source.client.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [name]);
+  const made = await createSlot(source.client, name);
   await requestAll(target.client, source.id);
-  return true;
+  return made;
 };
 
 /** Drops every slot of the cluster in the session's database. @throws 55006 where an agent still reads from one */
