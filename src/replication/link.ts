@@ -282,7 +282,7 @@ export class Link {
     while (!ended.aborted) {
       await pause(this.#context.clock, flushPollMs, ended);
       if (confirmation.awaitedTargetLsn !== null) {
-        await merger.noteDurable(null).catch(() => undefined);
+        await merger.pollDurable().catch(() => undefined);
       }
       if (confirmation.confirmed > told && !ended.aborted) {
         told = confirmation.confirmed;
@@ -307,7 +307,7 @@ export class Link {
     try {
       while (confirmation.awaitedTargetLsn !== null && goesOn()) {
         await pause(clock, 20, stream.ended);
-        await merger.noteDurable(null);
+        await merger.pollDurable();
       }
       for (let known = -1n; known < confirmation.confirmed && goesOn();) {
         stream.sendStatus();

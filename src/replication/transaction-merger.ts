@@ -37,6 +37,8 @@ export class TransactionMerger {
   #reports: MergeReport[] = [];
   #mergeThrough: bigint | null = null;
   #states = { transactions: 0, skipped: new Map<string, string>() };
+  #queued = 0;
+  #turn: Promise<unknown> = Promise.resolve();
   /** An idle position that is not in the progress yet, and when the last one was put there. */
   #unrecorded: Batch | null = null;
   #recordedAtMs = Number.NEGATIVE_INFINITY;
@@ -49,6 +51,27 @@ export class TransactionMerger {
 
   /** @throws what the link reacts to; the transaction is then rolled back */
   async merge(batch: Batch, signal: AbortSignal): Promise<void> {
+    await this.#alone(() => this.#merge(batch, signal));
+  }
+
+  /** Looks whether more has become durable, unless a batch is being merged: then its commit tells. */
+  async pollDurable(): Promise<void> {
+    if (this.#queued === 0) {
+      await this.#alone(() => this.noteDurable(null));
+    }
+  }
+
+  /** The session serves one at a time, in the order of the calls. */
+  async #alone(work: () => Promise<void>): Promise<void> {
+    this.#queued += 1;
+    const turn = this.#turn.then(work).finally(() => {
+      this.#queued -= 1;
+    });
+    this.#turn = turn.catch(() => undefined);
+    await turn;
+  }
+
+  async #merge(batch: Batch, signal: AbortSignal): Promise<void> {
     const { session } = this.#options;
     if (batch.transactions === 0 && batch.endsTransaction && batch.states === 0 && !session.inTransaction) {
       await this.#idle(batch);
@@ -120,7 +143,7 @@ export class TransactionMerger {
     status.mergedLsn = batch.endLsn;
     this.#unrecorded = batch;
     if (this.idleDueMs() === 0) {
-      await this.recordIdle();
+      await this.#recordIdle();
     }
   }
 
@@ -134,6 +157,10 @@ export class TransactionMerger {
 
   /** Records the last idle position, unless something was merged since. Between two batches. */
   async recordIdle(): Promise<void> {
+    await this.#alone(() => this.#recordIdle());
+  }
+
+  async #recordIdle(): Promise<void> {
     const { session, origin, incarnation, context } = this.#options;
     const position = this.#unrecorded;
     this.#unrecorded = null;

@@ -18,7 +18,7 @@ test("a peer that falls silent before it is streamed from is given up in time", 
   });
   regions.line("b", "a").cut({ mode: "blackhole" });
   await eventually(() => agent.link("a").lastError !== null, {
-    timeoutMs: 5_000,
+    timeoutMs: 30_000,
     what: "giving the peer up",
   });
   regions.line("b", "a").heal();

@@ -255,7 +255,7 @@ describe("a stream ends once, with an error of a class", () => {
     await eventually(() => performance.now() > quiet);
     expect(reader.errors).toEqual([]);
     proxy.frozen = true;
-    await eventually(() => reader.errors.length > 0, { timeoutMs: 5_000 });
+    await eventually(() => reader.errors.length > 0, { timeoutMs: 30_000 });
     expect(reactionTo(reader.errors[0], "stream")).toBe("retry");
     expect(String(reader.errors[0])).toContain("its walsender is waiting");
     await evictHolder(await db.connect(), reader.slot, systemClock());

@@ -159,6 +159,28 @@ test("a column that a peer does not have, a type that differs (FAULTS 27, 28)", 
   expect(await has("b", "late WHERE w = 'new column'")).toBe(true);
 });
 
+test("columns of users' types are copied as they are streamed, domains too", async () => {
+  const create = `
+    CREATE DOMAIN short AS varchar(20) CHECK (value <> '');
+    CREATE DOMAIN shorter AS short;
+    CREATE TYPE mood AS ENUM ('sad', 'ok');
+    CREATE TYPE pair AS (a int, b mood);
+    CREATE TABLE typed (id short PRIMARY KEY, d shorter, many short[], m mood, moods mood[], p pair)`;
+  const insert = (id: string): string =>
+    `INSERT INTO typed VALUES ('${id}', 'd', '{x,NULL,"y,"}', 'ok', '{sad,NULL}', (1, 'sad'))`;
+  for (const name of ["a", "b", "c"]) {
+    // The types have other OIDs in every region.
+    if (name !== "a") await regions.db(name).query(`CREATE TYPE only_${name} AS ENUM ()`);
+    await regions.db(name).query(create);
+    await regions.db(name).query(insert(`copied from ${name}`));
+  }
+  await regions.init();
+  for (const name of ["a", "b", "c"]) await regions.db(name).query(insert(`streamed from ${name}`));
+  await regions.db("a").query("DELETE FROM typed WHERE id = 'copied from a'");
+  await regions.equal();
+  expect(await regions.db("c").query("SELECT count(*)::int AS n FROM typed")).toEqual([{ n: 5 }]);
+});
+
 test("settings of a region's sessions change nothing (FAULTS 42)", async () => {
   const create = `CREATE TABLE shown (id int PRIMARY KEY, t timestamptz, d date, i interval, f float8, r real, y bytea, m money, p point)`;
   for (const name of regions.names) await regions.db(name).query(create);

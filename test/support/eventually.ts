@@ -1,12 +1,12 @@
 /**
  * Awaits a condition: calls `check` until it neither throws nor returns false.
- * @throws after `timeoutMs` (default 10 s) the last error of `check`, so an `expect` in it tells what was missing
+ * @throws after `timeoutMs` (default 30 s) the last error of `check`, so an `expect` in it tells what was missing
  */
 export const eventually = async <T>(
   check: () => T | Promise<T>,
   options: { readonly timeoutMs?: number; readonly everyMs?: number; readonly what?: string } = {},
 ): Promise<T> => {
-  const timeoutMs = options.timeoutMs ?? 10_000;
+  const timeoutMs = options.timeoutMs ?? 30_000;
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     let failure: unknown;
