@@ -69,6 +69,31 @@ test("a sweep's report is retracted when a merge that it did not see brings what
   expect(await losers()).toEqual(["row local"]);
 });
 
+test.each([false, true])(
+  "a tombstone is not reported as lost that a local writer has just inserted upon (locking first: %s)",
+  async (lockFirst) => {
+    const { region, bury, rows } = await setUp();
+    await using _ = region;
+    const session = await region.session({ settings });
+    await region.db.query("INSERT INTO t VALUES ('a', 'old')");
+    await region.db.query("DELETE FROM t");
+    const tombstones = region.table("t").tombstone;
+    const [dead] = await region.db.query(`SELECT cg_version::text AS version FROM coregent."${tombstones}"`);
+    const local = await region.db.connect();
+    await local.query("BEGIN; INSERT INTO t VALUES ('a', 'again')");
+    // Above our tombstone, below the row that was inserted upon it.
+    const rival = (((BigInt(String(dead?.["version"])) >> 10n) + 1n) << 10n) | 2n;
+    const merging = mergeNow(session, bury(rival), { lockFirst });
+    await eventually(async () => (await region.db.query(blockedSql, ["merge 2"])).length > 0);
+    await local.query("COMMIT");
+    await merging;
+    expect(await rows()).toMatchObject([{ val: "again" }]);
+    expect(await region.db.query("SELECT loser_version::text AS v FROM coregent.conflict")).toEqual([
+      { v: String(rival) },
+    ]);
+  },
+);
+
 test("a sweeper forgets the keys of a table that is gone, and goes on with the others", async () => {
   const { region, bury } = await setUp();
   await using _ = region;

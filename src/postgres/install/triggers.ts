@@ -195,6 +195,8 @@ class Statements {
    * Stamps rows that live at the keys of `source` anew, upon the tombstones there: where one came after the row's
    * stamp was made (the insert waited for a delete, or one statement deletes and inserts), and where the stamp was that of
    * a fresh key. Under the replica role, so that no trigger fires; the rows' own columns stay as they are.
+   * The tombstones stay locked until the writer's commit: a merge that replaces one must see what was written upon it, or
+   * it would report it as lost.
    * @param unless what is mostly not there, and is looked for first: without it, no row is to be stamped anew
    */
   revive(source: string, unless: "tombstone" | "row"): string {
@@ -223,7 +225,7 @@ class Statements {
       FROM (SELECT ${list(key, "d.")}, ${this.#owned ? "d.cg_base AS base, " : ""}d.cg_version AS prev,
                    ${this.seenAfter("d")} AS seen,
                    ${this.next(this.highest("r"), this.highest("d"))} AS v
-              FROM ${from} WHERE ${stale}) AS s
+              FROM ${from} WHERE ${stale} FOR SHARE OF d) AS s
      WHERE ${this.sameKey("t", "s")};
     PERFORM set_config('session_replication_role', role, true);
   END IF;`;
