@@ -88,9 +88,11 @@ export const errorCodes = {
    */
   "CG-DEMO-FOLDER": exitCodes.error,
   /**
-   * A port that `--port-base` leads to is in use by another program.
+   * A port is in use by another program, or cannot be listened on: one that the demo's `--port-base` leads to, or that of
+   * an agent's endpoints.
    *
-   * Remedy: give another `--port-base`, or leave it out; then ports that are free are chosen.
+   * Remedy: give the demo another `--port-base`, or leave it out; then ports that are free are chosen. An agent listens
+   * at its region's `api` address, or where `--listen HOST:PORT` says.
    */
   "CG-PORT-TAKEN": exitCodes.error,
   /**

@@ -10,13 +10,8 @@ export interface ListenAddress {
  * Out of the region's `api` URL, and bound to loopback only: the endpoints tell much and ask nobody who he is, so
  * opening them to a network is said aloud (`--listen HOST:PORT`). An api URL with another host than loopback keeps
  * its port: that is where a proxy or a container's port mapping points.
- *
- * Throws a TypeError for text that is no address.
  */
-export const listenAddress = (apiUrl: string, listen?: string): ListenAddress => {
-  if (listen !== undefined) {
-    return parseListen(listen);
-  }
+export const listenAddress = (apiUrl: string): ListenAddress => {
   const url = new URL(apiUrl);
   const port = url.port === "" ? (url.protocol === "https:" ? 443 : 80) : Number(url.port);
   const host = url.hostname.replace(/^\[|\]$/g, "");
@@ -26,7 +21,8 @@ export const listenAddress = (apiUrl: string, listen?: string): ListenAddress =>
 const isLoopback = (host: string): boolean =>
   host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
 
-const parseListen = (listen: string): ListenAddress => {
+/** Of `--listen`. Throws a TypeError for text that is no address. */
+export const parseListen = (listen: string): ListenAddress => {
   const match = /^(?:\[([^\]]+)\]|([^:]*)):(\d{1,5})$/.exec(listen);
   const port = Number(match?.[3]);
   const host = match?.[1] ?? match?.[2];

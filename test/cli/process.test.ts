@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
@@ -48,6 +49,27 @@ test("called wrongly, 2", async () => {
     expect(stderr).not.toBe("");
   }
 });
+
+test.each([
+  [["--listen", "nowhere"], 2, "CG-USAGE"],
+  [["--log-level", "loud"], 2, "CG-USAGE"],
+])("an agent that is called wrongly ends: %j", async (options, expected, code) => {
+  await using folder = await folderWith({ "coregent.yaml": exampleYaml });
+  const ended = await finish(start(["agent", "--region", "moldova", ...options], folder.path));
+  expect([ended.code, ended.stdout]).toEqual([expected, ""]);
+  expect(ended.stderr).toContain(code);
+});
+
+test("an agent whose port is taken says so and ends", async () => {
+  const taken = createServer().listen(0, "127.0.0.1");
+  await once(taken, "listening");
+  const listen = `127.0.0.1:${(taken.address() as AddressInfo).port}`;
+  await using folder = await folderWith({ "coregent.yaml": exampleYaml });
+  const ended = await finish(start(["agent", "--region", "moldova", "--listen", listen], folder.path));
+  taken.close();
+  expect([ended.code, ended.stdout]).toEqual([1, ""]);
+  expect(ended.stderr).toContain("CG-PORT-TAKEN");
+}, 20_000);
 
 test("a reader that goes away early is no error", async () => {
   await using folder = await folderWith({ "coregent.yaml": exampleYaml });
