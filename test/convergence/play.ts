@@ -55,6 +55,7 @@ class Play {
   readonly #stopWatching = new AbortController();
   readonly #running: Promise<void>[] = [];
   readonly #problems = new Set<string>();
+  #falseAlarms: readonly string[] = [];
   readonly #notes: string[] = [];
   readonly #start = performance.now();
   #tombstones: Tombstones = new Map();
@@ -101,7 +102,8 @@ class Play {
       problems: [...this.#problems],
       notes: this.#notes,
       summary:
-        `${acknowledged} writes (${unknown} unknown, ${aborted} undone), ${this.#conflicts} conflicts, ` +
+        `${acknowledged} writes (${unknown} unknown, ${aborted} undone), ${this.#conflicts} conflicts ` +
+        `(${this.#falseAlarms.length} false alarms), ` +
         `${polls} polls, quiet after ${(this.#quietAfterMs / 1000).toFixed(1)} s, ${seconds} s`,
     };
   }
@@ -247,7 +249,10 @@ class Play {
         highest(await region.sql<StateRow & Record<string, unknown>>(allStatesSql(this.#tombstones, prefix))),
       );
     }
-    for (const line of this.#history.problems(held.get(first.name) ?? new Map(), log)) this.problem(line);
+    const final = held.get(first.name) ?? new Map<string, KeyState>();
+    for (const line of this.#history.problems(final, log)) this.problem(line);
+    this.#falseAlarms = this.#history.falseAlarms(final, log);
+    for (const line of this.#falseAlarms) this.#note(line);
     for (const { name, agent } of regions) {
       const watcher = this.#watchers.get(name);
       for (const line of watcher?.settle(held.get(name) ?? new Map()) ?? []) this.problem(line);
