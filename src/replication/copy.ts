@@ -5,7 +5,7 @@ import type { Column, ReplicatedTable } from "../postgres/table.ts";
 import { insist } from "./insist.ts";
 import { mergeBatch } from "./merge.ts";
 import type { MergeSession } from "./merge-session.ts";
-import { type Mapping, type Misfit, RelationMapper } from "./relation.ts";
+import { type Domains, type Mapping, type Misfit, readDomains, RelationMapper } from "./relation.ts";
 import { SourceGone, type SourceSession } from "./source-session.ts";
 import { CopyTuples, StateBuilder } from "./state-builder.ts";
 import type { StateKind } from "./states.ts";
@@ -47,9 +47,10 @@ export const copyPending = async (work: CopyWork, signal: AbortSignal): Promise<
   }
   work.enter();
   const theirs = new Map((await readTables(work.source.client)).map((table) => [table.name, table]));
+  const domains = await readDomains(work.source.client);
   try {
     const copies = pending.map(
-      (entry) => new TableCopy(work, { entry, theirs: theirs.get(entry.table_name), signal }),
+      (entry) => new TableCopy(work, { entry, theirs: theirs.get(entry.table_name), domains, signal }),
     );
     const fitting: TableCopy[] = [];
     for (const copy of copies) {
@@ -96,6 +97,8 @@ interface CopyParts {
   readonly entry: Pending;
   /** The table as the peer has it; undefined: it is not replicated there. */
   readonly theirs: ReplicatedTable | undefined;
+  /** The peer's. */
+  readonly domains: Domains;
   readonly signal: AbortSignal;
 }
 
@@ -167,8 +170,12 @@ class TableCopy {
   #map(theirs: ReplicatedTable, kind: StateKind): Mapping | Misfit {
     const { target } = this.#work;
     const columns = sourceColumns(theirs, kind);
+    // As the stream does, a domain is described by the name of its base type.
     const types = new Map(
-      columns.map((column) => [column.typeOid, `${column.typeSchema}.${column.typeName}`]),
+      columns.map(({ typeOid, typeSchema, typeName }) => [
+        typeOid,
+        this.#parts.domains.get(typeOid) ?? `${typeSchema}.${typeName}`,
+      ]),
     );
     return new RelationMapper(target.tables, target).map(
       {

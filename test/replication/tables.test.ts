@@ -179,6 +179,8 @@ test("columns of users' types are copied as they are streamed, domains too", asy
   await regions.db("a").query("DELETE FROM typed WHERE id = 'copied from a'");
   await regions.equal();
   expect(await regions.db("c").query("SELECT count(*)::int AS n FROM typed")).toEqual([{ n: 5 }]);
+  for (const name of ["a", "b", "c"]) await regions.db(name).query("DROP TABLE typed");
+  await regions.init();
 });
 
 test("settings of a region's sessions change nothing (FAULTS 42)", async () => {
