@@ -61,6 +61,11 @@ export interface Schedule {
   readonly hugeGroup: number;
   /** Keys of each contended table. */
   readonly keys: number;
+  /**
+   * A region in which nobody writes; null: there is none. Each COMMIT of a local writer makes all merges before it
+   * durable too, so only here a crash takes many away.
+   */
+  readonly quiet: string | null;
 }
 
 const regions = ["a", "b", "c"] as const;
@@ -176,6 +181,8 @@ const extras: readonly [Headline, ...Headline[]] = [
 export const scheduleOf = (seed: number): Schedule => {
   const random = seeded(seed, "schedule");
   const { about, times } = headlines[seed % headlines.length] ?? { about: "cut", times: 1 };
+  const crashes = about === "kill server" || about === "kill both";
+  const quiet = random.chance(crashes ? 0.6 : 0.2) ? random.pick(regions) : null;
   const lengthMs = about === "stop agent" ? 11_000 : random.integer(7_000, 10_000);
   const kinds = [
     ...Array.from({ length: times }, () => about),
@@ -185,7 +192,9 @@ export const scheduleOf = (seed: number): Schedule => {
     // So that it has passed before the writers end, and something is written to be in its way.
     const latest =
       kind === "stop agent" ? lengthMs - stoppedMs - 1_000 : kind === "join" ? 3_000 : lengthMs - 1_000;
-    return { ...makers[kind](random), at: random.integer(500, latest) };
+    const fault: Fault = { ...makers[kind](random), at: random.integer(500, latest) };
+    const crash = fault.kind === "kill server" || fault.kind === "kill both";
+    return crash && quiet !== null ? { ...fault, region: quiet } : fault;
   });
   return {
     seed,
@@ -194,6 +203,7 @@ export const scheduleOf = (seed: number): Schedule => {
     faults: faults.sort((x, y) => x.at - y.at),
     hugeGroup: random.chance(0.2) ? 11_000 : 0,
     keys: random.integer(3, 10),
+    quiet,
   };
 };
 
