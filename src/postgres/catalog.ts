@@ -143,6 +143,10 @@ export interface Candidate {
     readonly persistence: "permanent" | "unlogged" | "temporary";
     readonly kind: "table" | "partitioned" | "foreign";
     readonly replicaIdentity: string;
+    /** A partition may have another owner than its table. */
+    readonly owner: string;
+    readonly ownerIsSuperuser: boolean;
+    readonly owned: boolean;
     readonly triggers: readonly UserTrigger[];
     readonly rules: readonly string[];
   }[];
@@ -255,10 +259,15 @@ const foreignKeyTables = `pg_constraint f
     JOIN pg_class fc ON fc.oid = f.conrelid JOIN pg_namespace fn ON fn.oid = fc.relnamespace
     JOIN pg_class rc ON rc.oid = f.confrelid JOIN pg_namespace rn ON rn.oid = rc.relnamespace`;
 
+/** Of a pg_class entry, as fields of a JSON object. */
+const ownership = (c: string): string =>
+  `'owner', pg_get_userbyid(${c}.relowner), 'owned', pg_has_role(${c}.relowner, 'USAGE'),
+         'ownerIsSuperuser', coalesce((SELECT rolsuper FROM pg_roles WHERE oid = ${c}.relowner), false)`;
+
 const partitionsOf = `(
   SELECT coalesce(json_agg(json_build_object(
            'schema', xn.nspname, 'table', x.relname, 'persistence', ${persistence("x")}, 'kind', ${kind("x")},
-           'replicaIdentity', x.relreplident, 'triggers', ${triggersOf("x.oid")}, 'rules', ${rulesOf("x.oid")})
+           'replicaIdentity', x.relreplident, ${ownership("x")}, 'triggers', ${triggersOf("x.oid")}, 'rules', ${rulesOf("x.oid")})
            ORDER BY xn.nspname, x.relname), '[]')
     FROM pg_partition_tree(c.oid) tree JOIN pg_class x ON x.oid = tree.relid
     JOIN pg_namespace xn ON xn.oid = x.relnamespace
@@ -291,9 +300,7 @@ const candidatesSql = `
 SELECT json_build_object(
          'oid', c.oid::bigint, 'name', n.nspname || '.' || c.relname, 'schema', n.nspname, 'table', c.relname,
          'kind', ${kind("c")}, 'persistence', ${persistence("c")}, 'replicaIdentity', c.relreplident,
-         'owner', pg_get_userbyid(c.relowner),
-         'ownerIsSuperuser', coalesce((SELECT rolsuper FROM pg_roles WHERE oid = c.relowner), false),
-         'owned', pg_has_role(c.relowner, 'USAGE'),
+         ${ownership("c")},
          'schemaUsable', has_schema_privilege(n.oid, 'USAGE'),
          'rowSecurity', c.relrowsecurity, 'forceRowSecurity', c.relforcerowsecurity,
          'inherits', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = c.oid),

@@ -58,7 +58,7 @@ const unreplicable = (candidate: Candidate, context: TableContext): LocalFinding
     "no_primary_key",
     candidate.name,
     "has no primary key and is not replicated",
-    `ALTER TABLE ${sqlName(candidate)} ADD COLUMN id uuid DEFAULT gen_random_uuid() PRIMARY KEY; -- or name the columns that are its key`,
+    `ALTER TABLE ${sqlName(candidate)} ADD COLUMN id uuid DEFAULT gen_random_uuid() PRIMARY KEY; -- or name the columns that are its key. If it holds the same rows in several regions, empty it in all but one first: each would give them other keys.`,
   );
 };
 
@@ -359,16 +359,17 @@ const rightFindings = (candidate: Candidate, { role }: TableContext): LocalFindi
       ),
     );
   }
-  if (!candidate.owned) {
+  for (const relation of [candidate, ...candidate.partitions]) {
+    if (relation.owned) continue;
     found.push(
       critical(
         "role_table_owner",
-        candidate.name,
-        `the role ${role.name} does not have the rights of its owner ${candidate.owner}`,
+        `${relation.schema}.${relation.table}`,
+        `the role ${role.name} does not have the rights of its owner ${relation.owner}`,
         // To be granted a superuser's role is to become one.
-        candidate.ownerIsSuperuser
-          ? `ALTER TABLE ${table} OWNER TO ${name};`
-          : `GRANT ${identifier(candidate.owner)} TO ${name};`,
+        relation.ownerIsSuperuser
+          ? `ALTER TABLE ${sqlName(relation)} OWNER TO ${name};`
+          : `GRANT ${identifier(relation.owner)} TO ${name};`,
       ),
     );
   }

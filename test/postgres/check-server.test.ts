@@ -100,11 +100,15 @@ describe("rights", () => {
        CREATE SCHEMA app; GRANT USAGE, CREATE ON SCHEMA app TO ${owner};
        SET ROLE ${owner}; CREATE TABLE app.of_owner (id uuid PRIMARY KEY, note text); RESET ROLE;
        CREATE TABLE app.of_superuser (id uuid PRIMARY KEY, note text);
+       CREATE TABLE app.parts (id uuid PRIMARY KEY) PARTITION BY HASH (id);
+       CREATE TABLE app.part PARTITION OF app.parts FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+       ALTER TABLE app.parts OWNER TO ${owner};
        INSERT INTO app.of_owner VALUES (gen_random_uuid(), 'x');
        REVOKE USAGE ON SCHEMA app FROM PUBLIC`,
     );
     await other.query(
-      "CREATE SCHEMA app; CREATE TABLE app.of_owner (id uuid PRIMARY KEY, note text); CREATE TABLE app.of_superuser (id uuid PRIMARY KEY, note text)",
+      `CREATE SCHEMA app; CREATE TABLE app.of_owner (id uuid PRIMARY KEY, note text);
+       CREATE TABLE app.of_superuser (id uuid PRIMARY KEY, note text); CREATE TABLE app.parts (id uuid PRIMARY KEY)`,
     );
     await withRole(database, async (_role, url) => {
       const topology = topologyOf([url, other.url], "schemas: [app]");
