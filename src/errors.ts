@@ -69,6 +69,14 @@ export const errorCodes = {
    */
   "CG-JOIN-REFUSED": exitCodes.error,
   /**
+   * `coregent uninstall` would break something in a region: its agent works, or a default, a view or a function of
+   * yours stands on schema `coregent` or on the `cg_` columns. Nothing was changed.
+   *
+   * Remedy: stop the agents; drop what is named, or set another default (`ALTER TABLE ... ALTER COLUMN ... SET DEFAULT`).
+   * Then run the command again.
+   */
+  "CG-UNINSTALL-REFUSED": exitCodes.error,
+  /**
    * The command was interrupted (Ctrl-C, SIGTERM) before it was done.
    *
    * Remedy: run it again; every command can be interrupted and repeated without harm.

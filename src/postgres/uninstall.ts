@@ -1,10 +1,12 @@
 import type { ClientBase } from "pg";
 import { clusterSlug, type Topology } from "../../regions/topology.ts";
+import { OperatorError } from "../errors.ts";
 import { withRegions, type RegionChanges } from "./init.ts";
 import { originName, publicationName } from "./install/names.ts";
 import { dropSlots } from "./install/slots.ts";
 import { releaseTable } from "./install/table.ts";
 import { asOnlyInstaller, underLocks, type LockPatience } from "./install/transaction.ts";
+import { uninstallBlockers } from "./uninstall-blockers.ts";
 
 export interface UninstallOptions extends LockPatience {
   readonly signal?: AbortSignal;
@@ -87,12 +89,28 @@ export const uninstallRegion = async (
   return [...changes, "schema coregent dropped"];
 };
 
-/** Uninstalls every region of the topology, one after the other, after connecting to them all. */
+/**
+ * Uninstalls every region of the topology, one after the other, after connecting to them all and seeing that nothing is
+ * in the way in any of them.
+ * @throws OperatorError CG-UNINSTALL-REFUSED
+ */
 export const uninstallCluster = async (
   topology: Topology,
   options: UninstallOptions = {},
 ): Promise<UninstallReport> =>
   await withRegions(topology, "coregent uninstall", async (regions) => {
+    const found = await Promise.all(
+      regions.map(async ({ region, client }) =>
+        (await uninstallBlockers(client)).map((blocker) => `${region.name}: ${blocker}`),
+      ),
+    );
+    const blockers = found.flat();
+    if (blockers.length > 0) {
+      throw new OperatorError("CG-UNINSTALL-REFUSED", `nothing was removed, as ${blockers.join("; ")}`, {
+        remedy:
+          "Stop the agents. Drop what stands on Coregent's schema and columns, or set a default that does without.",
+      });
+    }
     for (const { region, client, changes } of regions) {
       options.onProgress?.(`removing Coregent from ${region.name}`);
       changes.push(...(await uninstallRegion(client, { ...options, topology, regionId: region.id })));

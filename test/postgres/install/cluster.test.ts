@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { tryAgentLock } from "../../../src/postgres/agent-lock.ts";
 import { initCluster } from "../../../src/postgres/init.ts";
 import { uninstallCluster } from "../../../src/postgres/uninstall.ts";
 import { createDatabase, dropOrigins, uniqueName, type TestDatabase } from "../../support/database.ts";
@@ -117,6 +118,43 @@ test("three regions are prepared; again, nothing is to be done; uninstall leaves
   ]);
   expect((await uninstallCluster(topology)).regions.map((each) => each.changes)).toEqual([[], [], []]);
   await dropOrigins(cluster);
+});
+
+test("uninstall refuses where an agent works or something stands on ours, and changes nothing", async () => {
+  await using a = await createDatabase();
+  await using b = await createDatabase();
+  const cluster = uniqueName("c");
+  for (const db of [a, b]) await db.query("CREATE TABLE w (id text PRIMARY KEY, v text)");
+  const topology = topologyOf({
+    cluster,
+    regions: [region("moldova", 3, a.url), region("argentina", 7, b.url)],
+  });
+  await initCluster(topology, { check: () => Promise.resolve([]) });
+  await b.query(
+    `ALTER TABLE w ALTER COLUMN id SET DEFAULT coregent.ulid();
+     CREATE VIEW shows AS SELECT id, cg_version FROM w; CREATE VIEW shows_not AS SELECT id FROM w;
+     CREATE VIEW lost AS SELECT * FROM coregent.conflict`,
+  );
+  const slots = (): Promise<unknown> =>
+    a.query("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()");
+  const before = await slots();
+  const agent = await tryAgentLock(a.url, "moldova");
+  const refusal = await uninstallCluster(topology).catch((error: unknown) => error);
+  expect(refusal).toMatchObject({ code: "CG-UNINSTALL-REFUSED" });
+  expect(
+    String(refusal)
+      .split(/ as |; /)
+      .slice(1),
+  ).toEqual([
+    "moldova: its agent works",
+    "argentina: default value for column id of table public.w depends on it",
+    "argentina: view public.lost depends on it",
+    "argentina: view public.shows depends on it",
+  ]);
+  expect(await slots()).toEqual(before);
+  await agent?.[Symbol.asyncDispose]();
+  await b.query("ALTER TABLE w ALTER COLUMN id DROP DEFAULT; DROP VIEW shows, lost");
+  await expect.poll(() => uninstallCluster(topology).then((report) => report.regions.length, String)).toBe(2);
 });
 
 test("a critical finding anywhere, or a region that is not reached, changes nothing", async () => {
