@@ -24,17 +24,30 @@ export const allChecks = (
   topology: Topology,
   regions: readonly RegionReading[],
   links: readonly LinkReading[],
-): readonly Check[] => [
-  ...checkReached(regions),
-  ...checkInstalled(topology, regions),
-  ...checkAgents(regions),
-  ...checkSlots(topology.cluster, regions),
-  ...checkLinks(links, regions),
-  ...checkSyncs(regions),
-  ...checkQuarantine(regions),
-  ...checkClocks(regions),
-  conflictCheck(regions),
-];
+): readonly Check[] => {
+  const answering = regions.filter((region) => databaseOf(region) !== null).length;
+  const reached = checkReached(regions);
+  if (answering === 0) {
+    return reached;
+  }
+  const checks = [
+    ...checkInstalled(topology, regions),
+    ...checkAgents(regions),
+    ...checkSlots(topology.cluster, regions),
+    ...checkLinks(links, regions),
+    ...checkSyncs(regions),
+    ...checkQuarantine(regions),
+    ...checkClocks(regions),
+    conflictCheck(regions),
+  ];
+  return [...reached, ...(answering === regions.length ? checks : checks.map(ofThoseThatAnswer))];
+};
+
+/** What is well is known of the regions that answer, and of no other. */
+const ofThoseThatAnswer = (check: Check): Check =>
+  check.severity === "ok" && check.subject === null
+    ? { ...check, message: `${check.message} (of those that answer)` }
+    : check;
 
 const ok = (name: string, message: string): Check => ({
   name,

@@ -61,9 +61,11 @@ describe("what is not well is named with a remedy", () => {
     });
   });
 
-  test("no region at all: 1", () => {
+  test("no region at all: 1, and nothing is said to be well", () => {
     const gone = { reading: { database: { error: "x" }, agent: { error: "x" } } };
-    expect(exitCodeOf(judged(readings({ moldova: gone, argentina: gone, "new-zealand": gone })))).toBe(1);
+    const report = judged(readings({ moldova: gone, argentina: gone, "new-zealand": gone }));
+    expect(exitCodeOf(report)).toBe(1);
+    expect(new Set(report.checks.map((check) => check.severity))).toEqual(new Set(["critical"]));
   });
 
   test("no agent", () => {
@@ -192,14 +194,14 @@ test("text for people: a verdict, two tables, the checks", () => {
 
     Critical  databases     argentina: cannot be reached: \\x1b[2Jtimeout
                             See that the server runs and that this machine may reach it; the other regions go on meanwhile.
-    Ok        installation  4 tables replicated in every region
-    Ok        agents        one works for every region
-    Ok        slots         every link has its slot, and none keeps much WAL
-    Ok        links         every link is up and keeps up
-    Ok        resync        none under way, and every table fits
-    Ok        quarantine    empty in every region
-    Ok        clocks        within 0 ms of each other
-    Ok        conflicts     none in the log"
+    Ok        installation  4 tables replicated in every region (of those that answer)
+    Ok        agents        one works for every region (of those that answer)
+    Ok        slots         every link has its slot, and none keeps much WAL (of those that answer)
+    Ok        links         every link is up and keeps up (of those that answer)
+    Ok        resync        none under way, and every table fits (of those that answer)
+    Ok        quarantine    empty in every region (of those that answer)
+    Ok        clocks        within 0 ms of each other (of those that answer)
+    Ok        conflicts     none in the log (of those that answer)"
   `);
   expect(text).not.toContain("\u001b");
 });
