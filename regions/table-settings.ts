@@ -6,6 +6,9 @@ export type Failover = "takeover" | "provisional";
 /** How two conflicting states of a row are settled. `latest`: the higher (base, version) stays whole. */
 export type ConflictPolicy = "latest";
 
+/** Where writes go: to the row's owner, or to the nearest master, leaving the owner's right to the conflict rule. */
+export type Route = "owner" | "nearest";
+
 export interface TableSettings {
   /** `schema.table`, unquoted, as the catalog has it. */
   readonly name: string;
@@ -15,6 +18,7 @@ export interface TableSettings {
   readonly owner: string | null;
   readonly failover: Failover;
   readonly conflict: ConflictPolicy;
+  readonly route: Route;
 }
 
 const part = String.raw`(?:"(?:[^"]|"")+"|[^".\s]+)`;
@@ -39,13 +43,19 @@ export const readTables = (
 ): readonly TableSettings[] => {
   const tables: TableSettings[] = [];
   for (const item of reader.sequence(field) ?? []) {
-    const fields = reader.mapping(item, { required: ["name"], optional: ["owner", "failover", "conflict"] });
+    const fields = reader.mapping(item, {
+      required: ["name"],
+      optional: ["owner", "failover", "conflict", "route"],
+    });
     const name = readName(reader, fields?.name, schemas);
     const owner = readOwner(reader, fields?.owner);
     const failover = reader.choice<Failover>(fields?.failover, ["takeover", "provisional"]);
+    const route = reader.choice<Route>(fields?.route, ["owner", "nearest"]);
     readConflict(reader, fields?.conflict);
-    if (fields?.failover !== undefined && fields.owner === undefined) {
-      reader.report(fields.failover, "has no meaning without an owner column: name one, or leave it out");
+    for (const ofOwner of [fields?.failover, fields?.route]) {
+      if (ofOwner !== undefined && fields?.owner === undefined) {
+        reader.report(ofOwner, "has no meaning without an owner column: name one, or leave it out");
+      }
     }
     if (fields?.name === undefined || name === undefined) {
       continue;
@@ -59,6 +69,7 @@ export const readTables = (
       owner: owner ?? null,
       failover: failover ?? "takeover",
       conflict: "latest",
+      route: route ?? "owner",
     });
   }
   return tables;
@@ -79,7 +90,9 @@ const readName = (
     return undefined;
   }
   if (!schemas.includes(name.schema)) {
-    reader.report(field, `is in the schema ${quote(name.schema)}, which "schemas" does not list`);
+    // Of the text in the file: what a variable holds may be a secret.
+    const schema = quote(parseTableName(text.shown)?.schema ?? text.shown);
+    reader.report(field, `is in the schema ${schema}, which "schemas" does not list`);
     return undefined;
   }
   return name;

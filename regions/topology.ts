@@ -1,6 +1,8 @@
+import { readClients, readDegrees, type ClientSettings } from "./client-settings.ts";
 import type { Environment } from "./interpolate.ts";
 import { readPostgresUrl, type Secret } from "./secret.ts";
 import { readTables, type TableSettings } from "./table-settings.ts";
+import { readWriter, type WriterSettings } from "./writer-settings.ts";
 import { quote, YamlReader, type Field, type Problem } from "./yaml-reader.ts";
 
 /** A cluster as its configuration file describes it: validated, with variables filled in. */
@@ -13,6 +15,12 @@ export interface Topology {
   readonly schemas: readonly string[];
   /** Settings of single tables; the tables not named here have none (see ownership.ts). */
   readonly tables: readonly TableSettings[];
+  /** Bounds of the regional writer. */
+  readonly writer: WriterSettings;
+  /** Where clients are. */
+  readonly clients: ClientSettings;
+  /** Whether administrators may simulate outages. */
+  readonly outages: { readonly allowed: boolean };
 }
 
 export interface Region {
@@ -26,6 +34,14 @@ export interface Region {
   readonly postgres: Secret;
   /** Origin of the agent's HTTP address, without a trailing slash: `http://127.0.0.1:8080`. */
   readonly api: string;
+  /** Where the agent listens for PostgreSQL clients; null: nowhere. */
+  readonly entrance: HostPort | null;
+}
+
+/** An address to listen at; the host without the brackets that IPv6 has in text. */
+export interface HostPort {
+  readonly host: string;
+  readonly port: number;
 }
 
 export const maxRegionId = 1023;
@@ -46,21 +62,27 @@ export const parseTopology = (yaml: string, env: Environment): ParsedTopology =>
   }
   const root = reader.mapping(reader.root, {
     required: ["cluster", "regions"],
-    optional: ["schemas", "tables"],
+    optional: ["schemas", "tables", "writer", "clients", "outages"],
   });
   const cluster = readCluster(reader, root?.cluster);
   const regions = readRegions(reader, root?.regions);
   const schemas = root?.schemas === undefined ? ["public"] : readSchemas(reader, root.schemas);
   const tables = readTables(reader, root?.tables, schemas);
+  const writer = readWriter(reader, root?.writer);
+  const clients = readClients(reader, root?.clients);
+  const outages = readOutages(reader, root?.outages);
   if (reader.problems.length > 0 || cluster === undefined) {
     return { problems: reader.problems.toSorted((a, b) => a.line - b.line || a.column - b.column) };
   }
-  return { topology: { cluster, regions, schemas, tables } };
+  return { topology: { cluster, regions, schemas, tables, writer, clients, outages } };
 };
 
 /** The region of that name, or undefined. */
 export const findRegion = (topology: Topology, name: string): Region | undefined =>
   topology.regions.find((region) => region.name === name);
+
+export const hostPort = ({ host, port }: HostPort): string =>
+  host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 
 /** The cluster's name as it stands in the names of slots and replication origins: `[a-z0-9_]+`. */
 export const clusterSlug = (cluster: string): string => cluster.toLowerCase().replaceAll("-", "_");
@@ -100,7 +122,7 @@ type CheckUnique = (what: string, value: string | number, where: Field, shown: s
 const readRegion = (reader: YamlReader, item: Field, unique: CheckUnique): Region | undefined => {
   const fields = reader.mapping(item, {
     required: ["name", "id", "latitude", "longitude", "postgres", "api"],
-    optional: [],
+    optional: ["entrance"],
   });
   const name = readRegionName(reader, fields?.name, unique);
   const id = readRegionId(reader, fields?.id, unique);
@@ -108,6 +130,7 @@ const readRegion = (reader: YamlReader, item: Field, unique: CheckUnique): Regio
   const longitude = readDegrees(reader, fields?.longitude, 180);
   const postgres = readPostgres(reader, fields?.postgres, unique);
   const api = readApi(reader, fields?.api, unique);
+  const entrance = readEntrance(reader, fields?.entrance);
   if (
     name === undefined ||
     id === undefined ||
@@ -118,7 +141,7 @@ const readRegion = (reader: YamlReader, item: Field, unique: CheckUnique): Regio
   ) {
     return undefined;
   }
-  return { name, id, latitude, longitude, postgres, api };
+  return { name, id, latitude, longitude, postgres, api, entrance };
 };
 
 const readRegionName = (
@@ -154,15 +177,6 @@ const readRegionId = (
   }
   unique("id", id, field, "the id");
   return id;
-};
-
-const readDegrees = (reader: YamlReader, field: Field | undefined, bound: number): number | undefined => {
-  const degrees = reader.number(field);
-  if (field !== undefined && degrees !== undefined && Math.abs(degrees) > bound) {
-    reader.report(field, `must be in degrees from -${bound} to ${bound}`);
-    return undefined;
-  }
-  return degrees;
 };
 
 const readPostgres = (
@@ -203,6 +217,27 @@ const readApi = (reader: YamlReader, field: Field | undefined, unique: CheckUniq
   }
   unique("api", url.origin, field, "the address");
   return url.origin;
+};
+
+/** Regions on machines of their own may all say `0.0.0.0:6432`, so it need not be unique. */
+const readEntrance = (reader: YamlReader, field: Field | undefined): HostPort | null => {
+  const text = reader.text(field);
+  if (field === undefined || text === undefined) {
+    return null;
+  }
+  const address = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(text.value);
+  const host = address?.[1] ?? address?.[2];
+  const port = Number(address?.[3]);
+  if (host === undefined || port < 1 || port > 65_535) {
+    reader.report(field, "must be HOST:PORT, such as 127.0.0.1:6432 or [::1]:6432");
+    return null;
+  }
+  return { host, port };
+};
+
+const readOutages = (reader: YamlReader, field: Field | undefined): { allowed: boolean } => {
+  const fields = reader.mapping(field, { required: ["allowed"], optional: [] });
+  return { allowed: reader.flag(fields?.allowed) ?? false };
 };
 
 const readSchemas = (reader: YamlReader, field: Field): readonly string[] => {

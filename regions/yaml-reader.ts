@@ -83,7 +83,8 @@ export class YamlReader {
       return undefined;
     }
     if (!isMap(field.node)) {
-      this.report(field, `must be a mapping with the keys ${keys.required.join(", ")}`);
+      const known = keys.required.length === 0 ? keys.optional : keys.required;
+      this.report(field, `must be a mapping with the keys ${known.join(", ")}`);
       return undefined;
     }
     const known: readonly string[] = [...keys.required, ...keys.optional];
@@ -155,6 +156,25 @@ export class YamlReader {
       }
     }
     this.report(field, "must be a number");
+    return undefined;
+  }
+
+  /** true or false, which may also come out of a variable. */
+  flag(field: Field | undefined): boolean | undefined {
+    if (field === undefined) {
+      return undefined;
+    }
+    const value: unknown = isScalar(field.node) ? field.node.value : undefined;
+    if (typeof value === "boolean") {
+      return value;
+    }
+    const text = typeof value === "string" && value.includes("${") ? this.text(field)?.value : "";
+    if (text === "true" || text === "false") {
+      return text === "true";
+    }
+    if (text !== undefined) {
+      this.report(field, "must be true or false");
+    }
     return undefined;
   }
 

@@ -1,4 +1,4 @@
-import type { Topology } from "../../regions/topology.ts";
+import { hostPort, type Topology } from "../../regions/topology.ts";
 import { commandGroups, type RegisterCommand } from "./context.ts";
 import type { Colors } from "./output.ts";
 import { renderTable } from "./table.ts";
@@ -18,7 +18,7 @@ export const registerConfig: RegisterCommand = (program, context) => {
 const topologyText = (topology: Topology, color: Colors): string => {
   const regions = renderTable(
     {
-      head: ["ID", "REGION", "LATITUDE", "LONGITUDE", "POSTGRES", "API"],
+      head: ["ID", "REGION", "LATITUDE", "LONGITUDE", "POSTGRES", "API", "ENTRANCE"],
       rows: topology.regions.map((region) => [
         region.id,
         region.name,
@@ -26,6 +26,7 @@ const topologyText = (topology: Topology, color: Colors): string => {
         region.longitude.toFixed(2),
         String(region.postgres),
         region.api,
+        region.entrance === null ? "-" : hostPort(region.entrance),
       ]),
       alignRight: [0, 2, 3],
     },
@@ -43,12 +44,13 @@ const topologyText = (topology: Topology, color: Colors): string => {
 const tablesText = (topology: Topology, color: Colors): string =>
   renderTable(
     {
-      head: ["TABLE", "OWNER", "FAILOVER", "CONFLICT"],
+      head: ["TABLE", "OWNER", "FAILOVER", "CONFLICT", "ROUTE"],
       rows: topology.tables.map((table) => [
         table.name,
         table.owner ?? "-",
         table.owner === null ? "-" : table.failover,
         table.conflict,
+        table.owner === null ? "-" : table.route,
       ]),
     },
     color,

@@ -21,6 +21,8 @@ export const configText = (options: ClusterOptions, regions: readonly Configured
       longitude: ((region.id * 50) % 360) - 180,
     })),
     ...(options.schemas ? { schemas: [...options.schemas] } : {}),
+    ...(options.writer ? { writer: { ...options.writer } } : {}),
+    ...(options.outages === undefined ? {} : { outages: { allowed: options.outages } }),
     ...(options.tables ? { tables: options.tables.map((table) => ({ ...table })) } : {}),
   });
 

@@ -1,3 +1,4 @@
+import type { WriterSettings } from "../../regions/writer-settings.ts";
 import type { PostgresVersion } from "../embedded/binaries.ts";
 
 /** One entry of `tables:` in coregent.yaml. */
@@ -8,6 +9,7 @@ export interface TableOptions {
   readonly owner?: string;
   readonly failover?: "takeover" | "provisional";
   readonly conflict?: "latest";
+  readonly route?: "owner" | "nearest";
 }
 
 export interface ClusterOptions {
@@ -32,6 +34,10 @@ export interface ClusterOptions {
   readonly install?: boolean;
   /** false: no agents; `startAgent` starts one later. Default true. */
   readonly agents?: boolean;
+  /** Bounds of the regional writer, as under `writer:` in coregent.yaml. */
+  readonly writer?: Partial<WriterSettings>;
+  /** Whether outages may be simulated by `coregent outage`; default false. */
+  readonly outages?: boolean;
   /** Name of the cluster; default `test`. */
   readonly cluster?: string;
   /**

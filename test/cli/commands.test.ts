@@ -35,13 +35,13 @@ describe("config", () => {
     expect(stdout).toBe(`cluster weightbook
 schemas public, Training
 
-ID  REGION     LATITUDE  LONGITUDE  POSTGRES                                              API
- 1  moldova       47.01      28.86  postgres://app:***@moldova.example:5432/weightbook    http://127.0.0.1:8080
- 2  argentina    -34.60     -58.38  postgres://app:***@argentina.example:5432/weightbook  http://127.0.0.1:8081
+ID  REGION     LATITUDE  LONGITUDE  POSTGRES                                              API                    ENTRANCE
+ 1  moldova       47.01      28.86  postgres://app:***@moldova.example:5432/weightbook    http://127.0.0.1:8080  -
+ 2  argentina    -34.60     -58.38  postgres://app:***@argentina.example:5432/weightbook  http://127.0.0.1:8081  -
 
-TABLE                 OWNER        FAILOVER     CONFLICT
-public.workouts       home_region  provisional  latest
-Training.Set.entries  -            -            latest
+TABLE                 OWNER        FAILOVER     CONFLICT  ROUTE
+public.workouts       home_region  provisional  latest    owner
+Training.Set.entries  -            -            latest    -
 `);
   });
 

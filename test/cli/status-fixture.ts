@@ -1,4 +1,6 @@
+import { noClientSettings } from "../../regions/client-settings.ts";
 import type { Topology } from "../../regions/topology.ts";
+import { defaultWriterSettings } from "../../regions/writer-settings.ts";
 import { postgresUrl } from "../../regions/secret.ts";
 import { agentReport } from "../../src/http/report.ts";
 import { newLinkStatus } from "../../src/replication/status.ts";
@@ -17,9 +19,13 @@ export const topology: Topology = {
     longitude: 0,
     postgres: postgresUrl(`postgres://app:secret@${name}.invalid/weightbook`),
     api: `http://127.0.0.1:${7401 + index}`,
+    entrance: null,
   })),
   schemas: ["public"],
   tables: [],
+  writer: defaultWriterSettings,
+  clients: noClientSettings,
+  outages: { allowed: false },
 };
 
 export const slot = (

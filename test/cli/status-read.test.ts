@@ -1,8 +1,10 @@
 import { createServer, type AddressInfo, type Socket } from "node:net";
 import { once } from "node:events";
 import { describe, expect, test } from "vitest";
+import { noClientSettings } from "../../regions/client-settings.ts";
 import type { Region, Topology } from "../../regions/topology.ts";
 import { postgresUrl } from "../../regions/secret.ts";
+import { defaultWriterSettings } from "../../regions/writer-settings.ts";
 import { readRegions, slotName, type RegionReading } from "../../src/cli/status-read.ts";
 import { freePort } from "../../src/embedded/ports.ts";
 import { installRegion } from "../../src/postgres/install/region.ts";
@@ -19,6 +21,7 @@ const region = (name: string, id: number, url: string, api = "http://127.0.0.1:9
   longitude: 0,
   postgres: postgresUrl(url),
   api,
+  entrance: null,
 });
 
 const topologyWith = (cluster: string, ...regions: Region[]): Topology => ({
@@ -26,6 +29,9 @@ const topologyWith = (cluster: string, ...regions: Region[]): Topology => ({
   regions,
   schemas: ["public"],
   tables: [],
+  writer: defaultWriterSettings,
+  clients: noClientSettings,
+  outages: { allowed: false },
 });
 
 /** Takes connections and never says a word, like a server that was stopped or a cut that nobody is told of. */

@@ -225,6 +225,7 @@ describe("after init", () => {
             owner: "home",
             failover: "provisional",
             conflict: "latest",
+            route: "owner",
           },
         ],
       };

@@ -34,6 +34,7 @@ test("a whole configuration is read", () => {
       longitude: 28.86,
       url: "postgres://app:s3cr3t-canary@moldova.example:5432/weightbook",
       api: "http://127.0.0.1:8080",
+      entrance: null,
     },
     {
       name: "argentina",
@@ -42,6 +43,7 @@ test("a whole configuration is read", () => {
       longitude: -58.38,
       url: "postgres://app:tango@argentina.example:5432/weightbook",
       api: "http://127.0.0.1:8081",
+      entrance: null,
     },
   ]);
   expect(topology.schemas).toEqual(["public", "Training"]);
@@ -53,6 +55,7 @@ test("a whole configuration is read", () => {
       owner: "home_region",
       failover: "provisional",
       conflict: "latest",
+      route: "owner",
     },
     {
       name: "Training.Set.entries",
@@ -61,6 +64,7 @@ test("a whole configuration is read", () => {
       owner: null,
       failover: "takeover",
       conflict: "latest",
+      route: "owner",
     },
   ]);
 });
@@ -135,7 +139,7 @@ describe("refused", () => {
     [
       "a key far from any",
       edited("schemas:", "zzz:"),
-      '15:1 the key "zzz" is not known here; known are cluster, regions, schemas, tables',
+      '15:1 the key "zzz" is not known here; known are cluster, regions, schemas, tables, writer, clients, outages',
     ],
     ["a key twice", edited("schemas:", "cluster:"), "15:1 not valid YAML: this key is given twice"],
     [

@@ -1,6 +1,8 @@
+import { noClientSettings } from "../../../regions/client-settings.ts";
 import { postgresUrl } from "../../../regions/secret.ts";
 import type { TableSettings } from "../../../regions/table-settings.ts";
 import type { Region, Topology } from "../../../regions/topology.ts";
+import { defaultWriterSettings } from "../../../regions/writer-settings.ts";
 import { installRegion } from "../../../src/postgres/install/region.ts";
 import type { InstallReport } from "../../../src/postgres/install/report.ts";
 import type { TestDatabase } from "../../support/database.ts";
@@ -12,11 +14,12 @@ export const region = (name: string, id: number, url = "postgres://nowhere/none"
   longitude: 0,
   postgres: postgresUrl(url),
   api: `http://127.0.0.1:${8000 + id}`,
+  entrance: null,
 });
 
 export const owned = (name: string, owner: string | null): TableSettings => {
   const [schema = "", table = ""] = name.split(".");
-  return { name, schema, table, owner, failover: "takeover", conflict: "latest" };
+  return { name, schema, table, owner, failover: "takeover", conflict: "latest", route: "owner" };
 };
 
 export const moldova = region("moldova", 3);
@@ -27,6 +30,9 @@ export const topologyOf = (changes: Partial<Topology> = {}): Topology => ({
   regions: [moldova, argentina],
   schemas: ["public"],
   tables: [],
+  writer: defaultWriterSettings,
+  clients: noClientSettings,
+  outages: { allowed: false },
   ...changes,
 });
 
