@@ -128,7 +128,7 @@ export interface InstalledTable {
   readonly tombstoneExists: boolean;
   readonly key: readonly string[];
   readonly ownerColumn: string | null;
-  readonly failover: string;
+  readonly failover: "takeover" | "provisional";
   readonly partitioned: boolean;
 }
 

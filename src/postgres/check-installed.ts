@@ -93,6 +93,7 @@ const triggerDrift = (table: InstalledTable, candidate: Candidate, region: Regio
       partitioned: candidate.kind === "partitioned",
       key: table.key,
       ownerColumn: table.ownerColumn,
+      failover: table.failover,
     },
     region,
   );

@@ -12,19 +12,33 @@ RETURN greatest(0, (date_part('epoch', clock_timestamp()) * 1000000)::bigint
   + CASE WHEN current_setting('coregent.clock_offset_us', true) ~ '^[+-]?[0-9]{1,16}$'
          THEN current_setting('coregent.clock_offset_us', true)::bigint ELSE 0 END)`;
 
-/** What an insert is stamped above besides the clock: set while a row moves between partitions. */
+/**
+ * What a transaction's writes are stamped above besides: the setting `coregent.stamp_above`, a version in decimal digits; 0
+ * where it is none. A writer sets it to what its client has seen; a row that moves between partitions raises it.
+ */
 const stampAboveSql = `
 CREATE OR REPLACE FUNCTION coregent.stamp_above() RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN CASE WHEN current_setting('coregent.stamp_above', true) ~ '^[0-9]{1,19}$'
-            THEN least(current_setting('coregent.stamp_above', true)::numeric, 9223372036854775807)::bigint
-            ELSE 0 END`;
+RETURN CASE
+  WHEN nullif(current_setting('coregent.stamp_above', true), '') IS NULL THEN 0
+  WHEN current_setting('coregent.stamp_above', true) ~ '^[0-9]{1,19}$'
+    THEN CASE WHEN current_setting('coregent.stamp_above', true)::numeric <= 9223372036854775807
+              THEN current_setting('coregent.stamp_above', true)::bigint ELSE 0 END
+  ELSE 0
+END`;
+
+/** Whether a transaction writes in place of owners that cannot be reached (conflict/ownership.ts). Never NULL. */
+const takeoverSql = `
+CREATE OR REPLACE FUNCTION coregent.takeover() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(current_setting('coregent.takeover', true) = 'on', false)`;
 
 /** Every function of schema `coregent` that belongs to no table, in an order in which each finds what it calls. */
 export const functionsSql = (regionId: number): string[] => [
   `CREATE OR REPLACE FUNCTION coregent.region_id() RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN ${regionId}`,
   clockSql,
   stampAboveSql,
+  takeoverSql,
   ...latticeFunctionsSql,
   ...ulidFunctionsSql,
   // Some databases take this from PUBLIC by default privileges; every role that writes needs it.

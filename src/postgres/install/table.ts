@@ -13,7 +13,6 @@ import {
 export interface WantedTable extends StampedTable {
   /** `schema.table`, unquoted. */
   readonly name: string;
-  readonly failover: string;
   readonly conflictPolicy: string;
   readonly logsConflicts: boolean;
 }

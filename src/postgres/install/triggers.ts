@@ -8,6 +8,8 @@ export interface StampedTable {
   readonly partitioned: boolean;
   readonly key: readonly string[];
   readonly ownerColumn: string | null;
+  /** Of a table with owners: whether a takeover has the owner's authority. */
+  readonly failover: "takeover" | "provisional";
 }
 
 /** The region whose writes are stamped here. */
@@ -53,6 +55,13 @@ ${fn.definer ? `SECURITY DEFINER SET ${settings.join(" SET ")}` : `SECURITY INVO
 AS ${literal(fn.body)};
 REVOKE ALL ON FUNCTION ${ours(fn.name)}() FROM PUBLIC;`;
 
+/**
+ * What a transaction has set for its writes. A query looks it up once, not for each row; an assignment without a
+ * query is the faster one.
+ */
+const setting = (name: "stamp_above" | "takeover", where: "assignment" | "query"): string =>
+  where === "query" ? `(SELECT coregent.${name}())` : `coregent.${name}()`;
+
 /** The statements that stamping is made of, for one table in one region. */
 class Statements {
   readonly #table: StampedTable;
@@ -83,6 +92,12 @@ class Statements {
     return `${alias}.${identifier(this.#table.ownerColumn ?? "")}::text = ${literal(this.#region.name)}`;
   }
 
+  /** Conditions, any of which gives authority; and whether the transaction takes over, where that gives it too. */
+  authority(where: "assignment" | "query", ...conditions: readonly string[]): string {
+    const takeover = this.#table.failover === "takeover" ? [setting("takeover", where)] : [];
+    return [...conditions, ...takeover].join(" OR ");
+  }
+
   get #owned(): boolean {
     return this.#table.ownerColumn !== null;
   }
@@ -91,9 +106,16 @@ class Statements {
     return this.#owned ? `greatest(${alias}.cg_version, ${alias}.cg_base)` : `${alias}.cg_version`;
   }
 
-  /** A new version above these, and, where bases count, above all that a merge has replaced by a lower version. */
-  next(...above: readonly string[]): string {
-    const all = this.#owned ? [...above, "coregent.floor_version()"] : above;
+  /**
+   * A new version above these, above what the transaction has set, and, where bases count, above all that a merge has
+   * replaced by a lower version.
+   */
+  next(where: "assignment" | "query", ...above: readonly string[]): string {
+    const all = [
+      ...above,
+      setting("stamp_above", where),
+      ...(this.#owned ? ["coregent.floor_version()"] : []),
+    ];
     return `coregent.next_version(${all.length > 1 ? `greatest(${all.join(", ")})` : (all[0] ?? "0")})`;
   }
 
@@ -108,7 +130,7 @@ class Statements {
   NEW.cg_seen := NULL;${
     this.#owned
       ? `
-  NEW.cg_base := CASE WHEN ${this.ownedHere("NEW")} THEN NEW.cg_version ELSE 0 END;`
+  NEW.cg_base := CASE WHEN ${this.authority("assignment", this.ownedHere("NEW"))} THEN NEW.cg_version ELSE 0 END;`
       : ""
   }`;
   }
@@ -120,7 +142,11 @@ class Statements {
   NEW.cg_seen := ${this.seenAfter("OLD")};${
     this.#owned
       ? `
-  NEW.cg_base := CASE WHEN ${this.ownedHere("OLD")} OR OLD.${owner}::text IS DISTINCT FROM NEW.${owner}::text
+  NEW.cg_base := CASE WHEN ${this.authority(
+    "assignment",
+    this.ownedHere("OLD"),
+    `OLD.${owner}::text IS DISTINCT FROM NEW.${owner}::text`,
+  )}
     THEN NEW.cg_version ELSE OLD.cg_base END;`
       : ""
   }`;
@@ -150,7 +176,7 @@ class Statements {
     if (!this.#owned) {
       return `
   INSERT INTO ${this.#tombstone} AS d (${keys}, cg_version, cg_prev, cg_seen)
-  SELECT ${list(key, "g.")}, ${this.next("g.cg_version")}, g.cg_version, ${this.seenAfter("g")}
+  SELECT ${list(key, "g.")}, ${this.next("query", "g.cg_version")}, g.cg_version, ${this.seenAfter("g")}
     FROM ${source} AS g ${where}
   ON CONFLICT (${keys}) DO UPDATE SET
     cg_version = CASE WHEN EXCLUDED.cg_prev > d.cg_version THEN EXCLUDED.cg_version ELSE ${above} END,
@@ -164,13 +190,13 @@ class Statements {
   INSERT INTO ${this.#tombstone} AS d (${keys}, cg_base, cg_version, cg_prev, cg_seen)
   SELECT ${list(key, "p.")}, CASE WHEN p.authority THEN p.v ELSE p.base END, p.v, p.prev, p.seen
     FROM (SELECT ${list(key, "p.")}, p.authority,
-                 ${this.next("p.highest")} AS v,
+                 ${this.next("query", "p.highest")} AS v,
                  ${upon("p.cg_base", "p.d_base")} AS base,
                  ${upon("p.cg_version", "p.d_version")} AS prev,
                  ${upon(this.seenAfter("p"), `coregent.seen_after(p.d_seen, p.d_version, ${region})`)} AS seen
             FROM (SELECT ${list(key, "g.")}, g.cg_base, g.cg_version, g.cg_seen,
                          d.cg_base AS d_base, d.cg_version AS d_version, d.cg_seen AS d_seen,
-                         coalesce(${this.ownedHere("g")}, false) AS authority,
+                         coalesce(${this.authority("query", this.ownedHere("g"))}, false) AS authority,
                          greatest(g.cg_version, g.cg_base, d.cg_version, d.cg_base) AS highest,
                          d.cg_version IS NULL
                            OR (g.cg_base, g.cg_version) > (d.cg_base, d.cg_version) AS upon_row
@@ -214,7 +240,7 @@ class Statements {
       JOIN ${this.#target} AS r ON ${this.sameKey("r", "d")}`;
     const base = this.#owned
       ? `,
-        cg_base = CASE WHEN ${this.ownedHere("t")} THEN s.v ELSE s.base END`
+        cg_base = CASE WHEN ${this.authority("query", this.ownedHere("t"))} THEN s.v ELSE s.base END`
       : "";
     return `
   IF EXISTS (SELECT FROM ${first}) THEN
@@ -224,7 +250,7 @@ class Statements {
        SET cg_version = s.v, cg_prev = s.prev, cg_seen = s.seen${base}
       FROM (SELECT ${list(key, "d.")}, ${this.#owned ? "d.cg_base AS base, " : ""}d.cg_version AS prev,
                    ${this.seenAfter("d")} AS seen,
-                   ${this.next(this.highest("r"), this.highest("d"))} AS v
+                   ${this.next("query", this.highest("r"), this.highest("d"))} AS v
               FROM ${from} WHERE ${stale} FOR SHARE OF d) AS s
      WHERE ${this.sameKey("t", "s")};
     PERFORM set_config('session_replication_role', role, true);
@@ -265,10 +291,9 @@ export const triggerFunctions = (table: StampedTable, region: StampingRegion): T
   const slug = tableSlug(table.schema, table.table);
   const { partitioned } = table;
   // A row that moves to another partition is stamped again there, as an insert; it must stay above what it was.
-  const above = partitioned ? ["coregent.stamp_above()"] : [];
   const carry = partitioned
     ? `
-    PERFORM set_config('coregent.stamp_above', (${sql.highest("OLD")})::text, true);`
+    PERFORM set_config('coregent.stamp_above', greatest(${sql.highest("OLD")}, coregent.stamp_above())::text, true);`
     : "";
   const inserted = partitioned ? sql.record("NEW") : "inserted";
   const gone = partitioned ? sql.record("OLD") : "gone";
@@ -277,7 +302,7 @@ export const triggerFunctions = (table: StampedTable, region: StampingRegion): T
       name: `insert_${slug}`,
       definer: false,
       body: `BEGIN
-  NEW.cg_version := ${sql.next(...above)};${sql.stampFresh()}
+  NEW.cg_version := ${sql.next("assignment")};${sql.stampFresh()}
   RETURN NEW;
 END`,
     },
@@ -285,7 +310,7 @@ END`,
       name: `update_${slug}`,
       definer: false,
       body: `BEGIN
-  NEW.cg_version := ${sql.next(sql.highest("OLD"))};
+  NEW.cg_version := ${sql.next("assignment", sql.highest("OLD"))};
   IF ${sql.keyChanged()} THEN${carry}${sql.stampFresh()}
   ELSE${sql.stampUponOld()}
   END IF;

@@ -34,6 +34,28 @@ type Step =
       readonly owner: Owner;
     };
 
+/** What the statement's transaction sets: what its stamps are to be above (microseconds from now, or no version), and a takeover. */
+interface Wishes {
+  readonly above: number | string | null;
+  readonly takeover: string | null;
+}
+type Told = readonly [Step, Wishes];
+
+const wishes: fc.Arbitrary<Wishes> = fc.record({
+  above: fc.constantFrom(
+    null,
+    null,
+    null,
+    7_200_000_000,
+    -7_200_000_000,
+    "",
+    "soon",
+    "-5",
+    "9223372036854775808",
+  ),
+  takeover: fc.constantFrom(null, null, "on", "off", "ON", ""),
+});
+
 const key = fc.constantFrom(...keys);
 const owner = fc.constantFrom(...owners);
 const step: fc.Arbitrary<Step> = fc.oneof(
@@ -79,13 +101,16 @@ interface Expected {
 class Story {
   readonly #db: TestDatabase;
   readonly #owned: boolean;
+  readonly #failover: "takeover" | "provisional";
+  #wishes: { readonly above: bigint; readonly takeover: boolean } = { above: 0n, takeover: false };
   held = new Map<number, Held>();
   /** Unique per key: a foreign version is never given twice. */
   #foreign = 0n;
 
-  constructor(db: TestDatabase, isOwned: boolean) {
+  constructor(db: TestDatabase, failover: "takeover" | "provisional" | null) {
     this.#db = db;
-    this.#owned = isOwned;
+    this.#owned = failover !== null;
+    this.#failover = failover ?? "takeover";
   }
 
   async reset(): Promise<void> {
@@ -132,8 +157,9 @@ class Story {
   }
 
   #authority(before: Owner | undefined, after: Owner | undefined): boolean {
+    const { takeover } = this.#wishes;
     return (
-      this.#owned && hasAuthority({ region: "moldova", before, after, takeover: false, failover: "takeover" })
+      this.#owned && hasAuthority({ region: "moldova", before, after, takeover, failover: this.#failover })
     );
   }
 
@@ -235,7 +261,21 @@ class Story {
     await this.#db.query("RESET session_replication_role");
   }
 
-  async tell(step: Step): Promise<void> {
+  /** The setting's text is kept, so that values which are none reach the server. */
+  #wish({ above, takeover }: Wishes): string {
+    const version =
+      typeof above === "number" ? ((BigInt(Date.now()) * 1000n + BigInt(above)) << 10n) | 7n : null;
+    this.#wishes = { above: version ?? 0n, takeover: takeover === "on" };
+    const set = (name: string, value: string | null): string =>
+      value === null ? "" : `SET LOCAL coregent.${name} = '${value}'; `;
+    return (
+      set("stamp_above", version === null ? (above as string | null) : String(version)) +
+      set("takeover", takeover)
+    );
+  }
+
+  async tell([step, asked]: Told): Promise<void> {
+    const sets = this.#wish(asked);
     if (step.do === "foreign") {
       await this.foreign(step);
       this.held = await this.read();
@@ -243,7 +283,7 @@ class Story {
     }
     const plan = this.plan(step);
     if (plan === null) return;
-    await this.#db.query(plan.sql);
+    await this.#db.query(`BEGIN; ${sets}${plan.sql}; COMMIT`);
     const after = await this.read();
     for (const id of keys) {
       const expected = plan.makes.get(id);
@@ -265,6 +305,7 @@ class Story {
     });
     expect(found.owner).toBe(expected.owner);
     expect(state.version & 1023n).toBe(BigInt(here));
+    expect(state.version).toBeGreaterThan(this.#wishes.above);
     for (const lower of [...expected.above, ...(upon === null ? [] : [upon])]) {
       expect(state.version).toBeGreaterThan(lower.version);
       expect(state.version).toBeGreaterThan(lower.base);
@@ -279,22 +320,23 @@ const partitioned = `CREATE TABLE t (id int PRIMARY KEY, v text, home text) PART
   ALTER TABLE t ATTACH PARTITION t_high FOR VALUES FROM (3) TO (9)`;
 
 test.each([
-  ["plain", 18, plain, false],
-  ["plain with owners", 18, plain, true],
-  ["partitioned", 18, partitioned, false],
-  ["partitioned with owners", 18, partitioned, true],
-  ["plain with owners", 17, plain, true],
-  ["plain with owners", 16, plain, true],
-  ["partitioned", 16, partitioned, false],
+  ["plain", 18, plain, null],
+  ["plain with owners", 18, plain, "takeover"],
+  ["plain with provisional takeovers", 18, plain, "provisional"],
+  ["partitioned", 18, partitioned, null],
+  ["partitioned with owners", 18, partitioned, "takeover"],
+  ["plain with owners", 17, plain, "takeover"],
+  ["plain with owners", 16, plain, "takeover"],
+  ["partitioned", 16, partitioned, null],
 ] as const)(
   "every statement stamps as the pure rules say: %s, PostgreSQL %i",
-  async (_, version, table, isOwned) => {
+  async (_, version, table, failover) => {
     await using db = await createDatabase({ version });
     await db.query(table);
-    await install(db, isOwned ? { tables: [owned("public.t", "home")] } : {});
+    await install(db, failover === null ? {} : { tables: [{ ...owned("public.t", "home"), failover }] });
     await fc.assert(
-      fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 14 }), async (steps) => {
-        const story = new Story(db, isOwned);
+      fc.asyncProperty(fc.array(fc.tuple(step, wishes), { minLength: 1, maxLength: 14 }), async (steps) => {
+        const story = new Story(db, failover);
         await story.reset();
         for (const each of steps) await story.tell(each);
       }),
