@@ -1,0 +1,33 @@
+import type { Server } from "../../../src/embedded/server.ts";
+import type { Side } from "../case.ts";
+import type { SizedWorkload, Workload } from "./workload.ts";
+
+/** Where the backlog is written and what keeps it. */
+export interface Prepared {
+  readonly source: Server;
+  readonly target: Server;
+  /** Of the source's database. */
+  readonly database: string;
+  /** Slot that nobody reads from: it stands before the backlog, and each run reads from a copy of it. */
+  readonly keptSlot: string;
+  readonly consumers: readonly Consumer[];
+}
+
+/** Something that reads a backlog into its target database. */
+export interface Consumer {
+  readonly side: Side;
+  readonly slot: string;
+  readonly targetDatabase: string;
+  /** Copied for each run: what the target holds when nothing of the backlog has come. */
+  readonly template: string;
+  /** All that can be done before the time counts. */
+  ready(): Promise<void>;
+  start(): Promise<void>;
+  stop(): Promise<void>;
+  /** Of a process outside the servers; null: there is none. */
+  pid(): number | null;
+  /** What to show when it does not get done. */
+  explain(): Promise<string>;
+}
+
+export type Prepare = (workload: Workload, sized: SizedWorkload) => Promise<Prepared>;

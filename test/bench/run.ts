@@ -1,0 +1,100 @@
+import { availableParallelism, cpus, loadavg } from "node:os";
+import process from "node:process";
+import type { BenchCase, BenchContext, BenchResult } from "./case.ts";
+import { cases } from "./cases.ts";
+import { readOptions, usage, type BenchOptions } from "./options.ts";
+import { cpuRow, cpuTable, failuresOf, judge, measuresTable } from "./report.ts";
+import { Servers } from "./servers.ts";
+
+/** `npm run bench`: Coregent against PostgreSQL's own logical replication. See docs/benchmarks.md. */
+
+const out = (text: string): void => {
+  process.stdout.write(`${text}\n`);
+};
+
+const contextOf = (options: BenchOptions, servers: Servers): BenchContext => ({
+  servers,
+  runs: options.runs,
+  warmUps: options.warmUps,
+  scale: options.scale,
+  scaled: (count, multiple = 1) => Math.max(1, Math.round((count * options.scale) / multiple)) * multiple,
+  say: (line) => {
+    process.stderr.write(`${line}\n`);
+  },
+});
+
+/** A whole name chooses that case alone, the beginning of names all that begin so. */
+const chosenCases = (only: readonly string[]): readonly BenchCase[] => {
+  const wanted = (name: string): boolean =>
+    only.some(
+      (each) => each === name || (cases.every((other) => other.name !== each) && name.startsWith(each)),
+    );
+  return cases.filter(({ name }) => only.length === 0 || wanted(name));
+};
+
+interface Outcome {
+  readonly results: readonly BenchResult[];
+  readonly settings: string;
+  readonly seconds: number;
+}
+
+const runCases = async (options: BenchOptions): Promise<Outcome> => {
+  const chosen = chosenCases(options.only);
+  if (chosen.length === 0) throw new Error(`there is no case ${options.only.join(", ")}`);
+  const startedAt = performance.now();
+  await using servers = await Servers.open();
+  const context = contextOf(options, servers);
+  const results: BenchResult[] = [];
+  for (const each of chosen) {
+    context.say(`${each.name} (load ${loadavg()[0]?.toFixed(1)})`);
+    results.push(await each.run(context));
+  }
+  const settings = await servers.describe();
+  return { results, settings, seconds: (performance.now() - startedAt) / 1000 };
+};
+
+const machine = (): string =>
+  `${availableParallelism()} cores (${cpus()[0]?.model.trim()}), Node ${process.versions.node}`;
+
+const report = (options: BenchOptions, { results, settings, seconds }: Outcome): void => {
+  const measures = results.flatMap((result) => result.measures).map(judge);
+  const cpu = results.flatMap((result) => result.cpu ?? []).map(cpuRow);
+  const failures = failuresOf(results);
+  const { runs, warmUps, scale } = options;
+  if (options.json) {
+    out(
+      JSON.stringify(
+        { machine: machine(), settings, scale, runs, warmUps, seconds, cases: measures, cpu, failures },
+        null,
+        2,
+      ),
+    );
+  } else {
+    out(measuresTable(measures));
+    if (cpu.length > 0) out(cpuTable(cpu));
+    for (const { name, notes } of measures) for (const note of notes) out(`${name}: ${note}`);
+    out(`\n${machine()}; all servers: ${settings}`);
+    out(`median of ${runs}, ${warmUps} warm-up, scale ${scale}; ${Math.round(seconds)} s in all`);
+  }
+  for (const failure of failures) process.stderr.write(`WRONG RESULT: ${failure}\n`);
+  const missed = measures.some(({ met }) => met === false);
+  process.exitCode = failures.length > 0 || (options.strict && missed) ? 1 : 0;
+};
+
+const main = async (): Promise<void> => {
+  const options = readOptions(process.argv.slice(2));
+  if (options.list) {
+    for (const { name } of cases) out(name);
+    return;
+  }
+  report(options, await runCases(options));
+};
+
+try {
+  await main();
+} catch (error) {
+  process.stderr.write(
+    `${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n${usage}`,
+  );
+  process.exitCode = 2;
+}
