@@ -9,6 +9,7 @@ export default defineConfig({
           include: ["test/**/*.test.ts"],
           exclude: ["test/bench/**"],
           globalSetup: ["test/support/global-setup.ts"],
+          setupFiles: ["test/support/property-seed.ts"],
           testTimeout: 60_000,
           hookTimeout: 120_000,
           maxWorkers: 2,

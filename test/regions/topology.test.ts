@@ -249,6 +249,12 @@ describe("variables", () => {
     expect(topology.regions[1]?.postgres.reveal()).toContain(":${MOLDOVA_PASSWORD}@");
   });
 
+  test("a table's name is repeated as the file has it, never what a variable holds", () => {
+    expect(problemsOf(edited("public.workouts", "${MOLDOVA_PASSWORD}public.workouts"))).toEqual([
+      expect.stringContaining('is in the schema "${MOLDOVA_PASSWORD}public", which'),
+    ]);
+  });
+
   test("one that is not set is reported where it stands, in each of several lines", () => {
     const yaml = edited("tango", "${ARGENTINA}");
     expect(problemsOf(yaml, {})).toEqual([
