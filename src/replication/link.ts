@@ -209,7 +209,8 @@ export class Link {
       AbortSignal.any([source.ended, this.#again.signal]),
     );
     stream = opened;
-    Object.assign(status, { mergedLsn: from, confirmedLsn: from });
+    const { incarnation } = source.identity;
+    Object.assign(status, { mergedLsn: from, recordedLsn: from, confirmedLsn: from, incarnation });
     this.#enter("streaming");
     const merger = new TransactionMerger({
       context,
@@ -218,7 +219,7 @@ export class Link {
       sweeper,
       status,
       origin: peer.id,
-      incarnation: source.identity.incarnation,
+      incarnation,
       fetch: fetchFrom({ client: source.client, pause: (ms) => pause(clock, ms, ending) }),
       askPosition: () => {
         // An idle source may have nothing to send for long: a record of our own brings its position past the fetch.

@@ -34,6 +34,12 @@ export interface LinkStatus {
   receivedLsn: bigint;
   mergedLsn: bigint;
   confirmedLsn: bigint;
+  /**
+   * The position of the last progress written here, of which database of the peer's (null: none yet). Between it and
+   * `mergedLsn` the peer has written nothing that concerns the other regions.
+   */
+  recordedLsn: bigint;
+  incarnation: string | null;
   /** Commit time (ms since 1970, by the peer's clock) of the last merged transaction; 0: none yet. */
   mergedCommitMs: number;
   /** Commit time of the oldest transaction received and not merged; 0: nothing outstanding. */
@@ -77,6 +83,8 @@ export const newLinkStatus = (peer: string, peerId: number, nowMs: number): Link
   receivedLsn: 0n,
   mergedLsn: 0n,
   confirmedLsn: 0n,
+  recordedLsn: 0n,
+  incarnation: null,
   mergedCommitMs: 0,
   pendingCommitMs: 0,
   currentAtMs: nowMs,

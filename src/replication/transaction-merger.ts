@@ -170,6 +170,7 @@ export class TransactionMerger {
     this.#recordedAtMs = context.clock.monotonic();
     const { endLsn: lsn, commitTime } = position;
     await session.transaction(() => writeProgress(session, { origin, incarnation, lsn, commitTime }));
+    this.#options.status.recordedLsn = lsn;
     await this.noteDurable(lsn);
   }
 
@@ -211,6 +212,7 @@ export class TransactionMerger {
     status.transactions += this.#states.transactions;
     status.batches += 1;
     status.mergedLsn = batch.endLsn;
+    status.recordedLsn = batch.endLsn;
     status.mergedCommitMs = Number(batch.commitTime / 1000n);
     this.#reset();
   }
