@@ -88,6 +88,7 @@ const metText = ({ met, aimMet }: Judged): string => {
 };
 
 const style = { style: { head: [], border: [] } };
+const withoutLines = { chars: { mid: "", "left-mid": "", "mid-mid": "", "right-mid": "" } };
 
 /** Medians; below them the lowest and the highest run. */
 export const measuresTable = (measures: readonly Judged[]): string => {
@@ -121,27 +122,46 @@ export interface CpuRow {
   readonly source: number;
   readonly agent: number;
   readonly target: number;
+  /** Changes a second if nothing but processor time on `cores` cores limited it, each part having one at a time. */
+  readonly bound: number;
 }
+
+export const cores = 2;
 
 export const cpuRow = ({ name, side, changes, uses }: CpuLine): CpuRow => {
   const perMillion = (seconds: readonly number[]): number => (median(seconds) / changes) * 1e6;
-  return {
-    name,
-    side,
-    source: perMillion(uses.map((use) => use.source)),
-    agent: perMillion(uses.map((use) => use.agent)),
-    target: perMillion(uses.map((use) => use.target)),
-  };
+  const source = perMillion(uses.map((use) => use.source));
+  const agent = perMillion(uses.map((use) => use.agent));
+  const target = perMillion(uses.map((use) => use.target));
+  const bound = 1e6 / Math.max(source, agent, target, (source + agent + target) / cores);
+  return { name, side, source, agent, target, bound };
 };
 
 export const cpuTable = (rows: readonly CpuRow[]): string => {
   const table = new Table({
-    head: ["CPU seconds per million changes", "", "source", "agent", "target", "sum"],
-    colAligns: ["left", "left", "right", "right", "right", "right"],
+    head: [
+      "CPU seconds per million changes",
+      "",
+      "source",
+      "agent",
+      "target",
+      "sum",
+      `changes/s by CPU alone on ${cores} cores`,
+    ],
+    colAligns: ["left", "left", "right", "right", "right", "right", "right"],
     ...style,
+    ...withoutLines,
   });
-  for (const { name, side, source, agent, target } of rows) {
-    table.push([name, side, figure(source), figure(agent), figure(target), figure(source + agent + target)]);
+  for (const { name, side, source, agent, target, bound } of rows) {
+    table.push([
+      name,
+      side,
+      figure(source),
+      figure(agent),
+      figure(target),
+      figure(source + agent + target),
+      figure(bound),
+    ]);
   }
   return table.toString();
 };
