@@ -231,7 +231,7 @@ it("whatever is down, drained or fenced", () => {
       // A well owner writes.
       const owner = usable.find(({ name }) => name === asked.owners[0]);
       if (asked.route === "owner" && owner !== undefined && owner.share > asked.chance) {
-        expect(candidates[0]).toMatchObject({ region: owner.name, takeover: false });
+        expect(candidates[0]?.region).toBe(owner.name);
       }
       // Nobody takes over from an owner that is not down, nor where the table's rule forbids it.
       for (const { region, takeover } of verdicts.filter((each) => each.takeover)) {
