@@ -165,7 +165,7 @@ const readBasics = async (
 const installedSql = `
 SELECT jsonb_build_object(
   'cluster', l.cluster, 'regionId', l.region_id, 'regionName', l.region_name,
-  'tables', (SELECT count(*) FROM coregent.replicated_table WHERE name <> 'coregent.conflict'),
+  'tables', (SELECT count(*) FROM coregent.replicated_table WHERE schema_name <> 'coregent'),
   'agentActive', EXISTS (
      SELECT FROM pg_locks, LATERAL (SELECT ${agentLockKey} AS key) k
       WHERE locktype = 'advisory' AND granted AND objsubid = 1

@@ -1,4 +1,5 @@
 import { latticeFunctionsSql } from "../../../conflict/sql.ts";
+import { idempotencyFunctionsSql } from "./idempotency.ts";
 import { ulidFunctionsSql } from "./ulid.ts";
 
 /**
@@ -41,6 +42,7 @@ export const functionsSql = (regionId: number): string[] => [
   takeoverSql,
   ...latticeFunctionsSql,
   ...ulidFunctionsSql,
+  ...idempotencyFunctionsSql,
   // Some databases take this from PUBLIC by default privileges; every role that writes needs it.
   `DO $grant$ BEGIN EXECUTE (
      SELECT string_agg(format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', p.oid::regprocedure), ';')

@@ -98,4 +98,28 @@ CREATE TABLE coregent.conflict (
 CREATE PUBLICATION coregent WITH (publish = 'insert, update', publish_via_partition_root = true);
 `;
 
-export const migrations: readonly Migration[] = [{ version: 1, sql: first }];
+/** Of the regional writer: replicated tables of our own, as coregent.conflict is. */
+const second = `
+CREATE TABLE coregent.idempotency (
+  scope text COLLATE "C" NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  request_hash text NOT NULL,
+  -- Where it was carried out; that region deletes it when it has expired.
+  region int NOT NULL,
+  answer text,
+  created_at timestamptz NOT NULL,
+  expires_at timestamptz NOT NULL,
+  PRIMARY KEY (scope, key)
+);
+CREATE INDEX ON coregent.idempotency (expires_at);
+-- A row for each region, written by it alone: a change that reaches all peers, so that they tell how far they are.
+CREATE TABLE coregent.pulse (
+  region int PRIMARY KEY,
+  at timestamptz NOT NULL
+);
+`;
+
+export const migrations: readonly Migration[] = [
+  { version: 1, sql: first },
+  { version: 2, sql: second },
+];

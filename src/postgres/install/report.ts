@@ -16,11 +16,14 @@ export interface InstallReport {
   readonly unchanged: readonly string[];
 }
 
+const schemaChanges = (versions: readonly number[]): string[] => {
+  if (versions.includes(1)) return ["schema coregent made"];
+  return versions.map((version) => `schema coregent brought to version ${version}`);
+};
+
 /** A line for each thing that was done; none if nothing was to be done. */
 export const changesOf = (report: InstallReport): string[] => [
-  ...report.migrations.map((version) =>
-    version === 1 ? "schema coregent made" : `schema coregent brought to version ${version}`,
-  ),
+  ...schemaChanges(report.migrations),
   ...(report.functionsReplaced && !report.migrations.includes(1) ? ["functions replaced"] : []),
   ...report.tables.map(({ name, change, details }) =>
     details.length === 0 ? `${name} ${change}` : `${name} ${change}: ${details.join(", ")}`,

@@ -3,17 +3,24 @@ import type { Candidate } from "../catalog.ts";
 import { isReplicable } from "../check-table.ts";
 import type { WantedTable } from "./table.ts";
 
-const conflictTable: WantedTable = {
-  name: "coregent.conflict",
+const ourTable = (table: string, key: readonly string[]): WantedTable => ({
+  name: `coregent.${table}`,
   schema: "coregent",
-  table: "conflict",
+  table,
   partitioned: false,
-  key: ["table_name", "key", "loser_version", "detected_in"],
+  key,
   ownerColumn: null,
   failover: "takeover",
   conflictPolicy: "latest",
   logsConflicts: false,
-};
+});
+
+/** Replicated tables of our own, in the order of their names. */
+const ourTables: readonly WantedTable[] = [
+  ourTable("conflict", ["table_name", "key", "loser_version", "detected_in"]),
+  ourTable("idempotency", ["scope", "key"]),
+  ourTable("pulse", ["region"]),
+];
 
 /** The tables to be replicated: those with a primary key in the topology's schemas. What must be refused, `check` says. */
 export const wantedTables = (candidates: readonly Candidate[], topology: Topology): WantedTable[] => {
@@ -37,5 +44,5 @@ export const wantedTables = (candidates: readonly Candidate[], topology: Topolog
       },
     ];
   });
-  return [conflictTable, ...wanted];
+  return [...ourTables, ...wanted];
 };

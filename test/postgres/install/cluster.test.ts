@@ -68,6 +68,8 @@ test("three regions are prepared; again, nothing is to be done; uninstall leaves
     changes: [
       "schema coregent made",
       "coregent.conflict taken up",
+      "coregent.idempotency taken up",
+      "coregent.pulse taken up",
       'My schema.a"b taken up',
       "public.p taken up",
       "public.w taken up",
@@ -85,8 +87,8 @@ test("three regions are prepared; again, nothing is to be done; uninstall leaves
       "SELECT origin, count(*)::int FROM coregent.table_sync WHERE kind = 'own' GROUP BY 1 ORDER BY 1",
     ),
   ).toEqual([
-    { origin: 3, count: 4 },
-    { origin: 9, count: 4 },
+    { origin: 3, count: 6 },
+    { origin: 9, count: 6 },
   ]);
   expect((await initCluster(topology, { check })).regions.map((each) => each.changes)).toEqual([[], [], []]);
 

@@ -14,6 +14,8 @@ test("rows that are there get one baseline; a second run changes nothing", async
   const report = await install(db);
   expect(report.tables.map((each) => [each.name, each.change])).toEqual([
     ["coregent.conflict", "taken up"],
+    ["coregent.idempotency", "taken up"],
+    ["coregent.pulse", "taken up"],
     ["public.w", "taken up"],
   ]);
   expect(await db.query("SELECT pg_relation_filenode('w') AS node")).toEqual([before]);
@@ -24,13 +26,22 @@ test("rows that are there get one baseline; a second run changes nothing", async
   expect((first?.version ?? 0n) & 1023n).toBe(3n);
   expect(await db.query("SELECT origin, table_name, kind FROM coregent.table_sync ORDER BY 2")).toEqual([
     { origin: 7, table_name: "coregent.conflict", kind: "own" },
+    { origin: 7, table_name: "coregent.idempotency", kind: "own" },
+    { origin: 7, table_name: "coregent.pulse", kind: "own" },
     { origin: 7, table_name: "public.w", kind: "own" },
   ]);
   const again = await install(db);
   expect(again).toMatchObject({ migrations: [], functionsReplaced: false, tables: [] });
-  expect(again.unchanged).toEqual(["coregent.conflict", "public.w"]);
+  expect(again.unchanged).toEqual([
+    "coregent.conflict",
+    "coregent.idempotency",
+    "coregent.pulse",
+    "public.w",
+  ]);
   expect((await readTables(await db.connect())).map((table) => table.name)).toEqual([
     "coregent.conflict",
+    "coregent.idempotency",
+    "coregent.pulse",
     "public.w",
   ]);
 });
@@ -57,10 +68,12 @@ test("tables that came are taken up, tables that went are released", async () =>
     await db.query(
       "SELECT relname FROM pg_class WHERE relname LIKE 'tombstone%' AND relkind = 'r' ORDER BY 1",
     ),
-  ).toHaveLength(2);
-  expect(await db.query("SELECT FROM pg_proc WHERE proname LIKE 'deleted%'")).toHaveLength(2);
+  ).toHaveLength(4);
+  expect(await db.query("SELECT FROM pg_proc WHERE proname LIKE 'deleted%'")).toHaveLength(4);
   expect(await db.query("SELECT DISTINCT table_name FROM coregent.table_sync ORDER BY 1")).toEqual([
     { table_name: "coregent.conflict" },
+    { table_name: "coregent.idempotency" },
+    { table_name: "coregent.pulse" },
     { table_name: "public.n" },
   ]);
 });
