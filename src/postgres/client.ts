@@ -43,6 +43,8 @@ export interface ConnectOptions {
   readonly connectTimeoutMs?: number;
   /** Gives up connecting. A session that is connected is not touched. */
   readonly signal?: AbortSignal;
+  /** Sends a statement without waiting for the answer to the one before. */
+  readonly pipeline?: boolean;
 }
 
 const defaultConnectTimeoutMs = 10_000;
@@ -87,7 +89,11 @@ const endInTime = (client: Client, socket: Socket): void => {
 /** One connected session with pinned settings. The caller listens for `error` if it outlives one query. */
 export const connect = async (url: string, options: ConnectOptions): Promise<Client> => {
   const socket = new Socket();
-  const client = new Client({ ...clientConfig(url, options), stream: () => socket });
+  const client = new Client({
+    ...clientConfig(url, options),
+    stream: () => socket,
+    pipeline: options.pipeline ?? false,
+  });
   endInTime(client, socket);
   // Without a listener, a connection that breaks between two queries would end the process.
   client.on("error", () => undefined);
