@@ -1,0 +1,288 @@
+import { createHash } from "node:crypto";
+import type { ClientBase } from "pg";
+import { Problem } from "../problems.ts";
+import { type Catalog, type CatalogTable, findTable } from "./catalog.ts";
+import type {
+  InsertOperation,
+  Key,
+  Operation,
+  OperationResult,
+  RowVersion,
+  SelectOperation,
+  UpsertOperation,
+  VersionMatch,
+} from "./operation.ts";
+import { countStatement, pageStatement } from "./select-statements.ts";
+import { problemOf } from "./sql-problems.ts";
+import {
+  deleteStatement,
+  insertStatements,
+  replaceStatement,
+  rowStatement,
+  type RowsStatement,
+  type Shape,
+  type Statement,
+  tombstoneStatement,
+  updateStatement,
+  upsertStatements,
+} from "./statements.ts";
+
+/**
+ * Runs operations one after the other in the transaction that is open on `client`, a session with the settings that
+ * postgres/client.ts pins (but for search_path, which the application's own triggers may need).
+ * @throws Problem; the transaction is then to be rolled back. What the database said is its `cause`.
+ */
+export const runOperations = async (
+  client: ClientBase,
+  catalog: Catalog,
+  operations: readonly Operation[],
+): Promise<OperationResult[]> => {
+  const results: OperationResult[] = [];
+  for (const [at, operation] of operations.entries()) {
+    try {
+      results.push(await runOperation({ client, catalog }, operation));
+    } catch (error) {
+      const facts = { region: catalog.region, ...(operations.length > 1 ? { operation: at } : {}) };
+      throw problemOf(error).with(facts);
+    }
+  }
+  return results;
+};
+
+interface Session {
+  readonly client: ClientBase;
+  readonly catalog: Catalog;
+}
+
+const runOperation = async (session: Session, operation: Operation): Promise<OperationResult> => {
+  const table = findTable(session.catalog, operation.table);
+  switch (operation.kind) {
+    case "insert":
+      return insertRows(session, table, operation);
+    case "upsert":
+      return upsertRows(session, table, operation);
+    case "update":
+      return changeRow(session, table, { ...operation, statement: updateStatement(table, operation) });
+    case "delete":
+      return deleteRow(session, table, { ...operation, statement: deleteStatement(table, operation) });
+    case "select":
+      return operation.key === null
+        ? selectPage(session, table, operation)
+        : selectRow(session, table, { key: operation.key, columns: operation.columns });
+    default:
+      return operation satisfies never;
+  }
+};
+
+/** Result rows as PostgreSQL wrote them: no parser of the driver's rounds anything. */
+type Texts = readonly (string | null)[];
+const rawTypes = { getTypeParser: () => (text: string | Buffer) => text };
+
+const maxPrepared = 200;
+const prepared = new WeakMap<Catalog, Map<string, string>>();
+
+/** The name under which a statement stays prepared in each session; undefined: it does not, the names are used up. */
+const preparedName = (text: string, catalog: Catalog): string | undefined => {
+  let names = prepared.get(catalog);
+  if (names === undefined) {
+    names = new Map();
+    prepared.set(catalog, names);
+  }
+  let name = names.get(text);
+  if (name === undefined && names.size < maxPrepared) {
+    const digest = createHash("sha256").update(text).digest("hex").slice(0, 24);
+    name = `cg_${digest}_${catalog.generation}`;
+    names.set(text, name);
+  }
+  return name;
+};
+
+const run = async (session: Session, statement: Statement): Promise<Texts[]> => {
+  const name = statement.reusable ? preparedName(statement.text, session.catalog) : undefined;
+  const { rows } = await session.client.query<string[]>({
+    ...(name === undefined ? {} : { name }),
+    text: statement.text,
+    values: [...statement.values],
+    rowMode: "array",
+    types: rawTypes,
+  });
+  return rows;
+};
+
+/** What one result row says. */
+interface Found {
+  readonly row: string | null;
+  readonly key: Key;
+  readonly version: RowVersion;
+  readonly created: boolean;
+  readonly stampedAnew: boolean;
+}
+
+const found = (shape: Shape, texts: Texts): Found => ({
+  row: shape.render?.(texts) ?? null,
+  key: shape.key.map((at) => texts[at] ?? ""),
+  version: {
+    version: BigInt(texts[shape.version] ?? 0),
+    base: shape.base < 0 ? null : BigInt(texts[shape.base] ?? 0),
+  },
+  created: texts[shape.created] === "t",
+  stampedAnew: texts[shape.stampedAnew] === "t",
+});
+
+const resultOf = (table: CatalogTable, all: readonly Found[]): OperationResult => ({
+  table: table.name,
+  rows: all.map(({ row }) => row).filter((row) => row !== null),
+  keys: all.map(({ key }) => key),
+  versions: all.map(({ version }) => version),
+  created: all.map(({ created }) => created),
+  count: null,
+  next: null,
+});
+
+const insertRows = async (
+  session: Session,
+  table: CatalogTable,
+  operation: InsertOperation,
+): Promise<OperationResult> => {
+  const { rows, returning } = operation;
+  const statements = insertStatements(table, rows, { returning, region: session.catalog.region });
+  return resultOf(table, await runRows(session, table, statements));
+};
+
+/** Runs the statement of each group, and puts the rows back into the order of the request. */
+const runRows = async (
+  session: Session,
+  table: CatalogTable,
+  statements: readonly RowsStatement[],
+): Promise<Found[]> => {
+  const placed: { readonly at: number; readonly row: Found }[] = [];
+  for (const statement of statements) {
+    const rows = await run(session, statement);
+    for (const [i, texts] of rows.entries()) {
+      const row = await withFinalVersion(session, table, found(statement.shape, texts));
+      placed.push({ at: statement.positions[i] ?? 0, row });
+    }
+  }
+  return placed.sort((a, b) => a.at - b.at).map(({ row }) => row);
+};
+
+/** Where a tombstone was there, a trigger has stamped the row once more after it was returned. */
+const withFinalVersion = async (session: Session, table: CatalogTable, row: Found): Promise<Found> => {
+  if (!row.stampedAnew) return row;
+  const statement = rowStatement(table, row.key, []);
+  const [texts] = await run(session, statement);
+  return texts === undefined ? row : { ...row, version: found(statement.shape, texts).version };
+};
+
+const upsertRows = async (
+  session: Session,
+  table: CatalogTable,
+  operation: UpsertOperation,
+): Promise<OperationResult> => {
+  const { ifMatch, ifNoneMatch, returning } = operation;
+  if (ifMatch !== null) {
+    const statement = replaceStatement(table, operation);
+    const key = table.key.map(({ name }) => keyText(operation.rows[0]?.get(name)));
+    return changeRow(session, table, { statement, key, ifMatch });
+  }
+  const options = { returning, region: session.catalog.region };
+  const rows = await runRows(session, table, upsertStatements(table, operation, options));
+  if (ifNoneMatch === "any" && rows.length < operation.rows.length) {
+    throw new Problem("version-mismatch", "a row with this key is there already");
+  }
+  return resultOf(table, rows);
+};
+
+const keyText = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value ?? ""));
+
+interface RowChange {
+  readonly statement: Statement;
+  readonly key: Key;
+  readonly ifMatch: VersionMatch | null;
+}
+
+const changeRow = async (
+  session: Session,
+  table: CatalogTable,
+  change: RowChange,
+): Promise<OperationResult> => {
+  const [texts] = await run(session, change.statement);
+  if (texts === undefined) throw await whyNot(session, table, change);
+  const row = found(change.statement.shape, texts);
+  return resultOf(table, [await withFinalVersion(session, table, row)]);
+};
+
+/** Why a write found no row to write. */
+const whyNot = async (session: Session, table: CatalogTable, change: RowChange): Promise<Problem> => {
+  const statement = rowStatement(table, change.key, []);
+  const [texts] = await run(session, statement);
+  if (texts === undefined) {
+    return change.ifMatch === null
+      ? notThere(table, session)
+      : new Problem("version-mismatch", "If-Match: there is no row with this key");
+  }
+  const { version } = found(statement.shape, texts);
+  return change.ifMatch === null || matches(change.ifMatch, version)
+    ? new Problem("refused-by-database", "a trigger of the table kept the row as it was")
+    : new Problem("version-mismatch", "the row has another version than If-Match names");
+};
+
+/** Whether a row's version is among those named. */
+export const matches = (match: VersionMatch, { version, base }: RowVersion): boolean =>
+  match === "any" || match.some((other) => other.version === version && other.base === base);
+
+const notThere = (table: CatalogTable, { catalog }: Session): Problem =>
+  new Problem("row-not-found", `region ${catalog.region} has no row with this key in ${table.name}`);
+
+const deleteRow = async (
+  session: Session,
+  table: CatalogTable,
+  change: RowChange,
+): Promise<OperationResult> => {
+  const result = await changeRow(session, table, change);
+  const [key] = result.keys;
+  const statement = tombstoneStatement(table, key ?? change.key);
+  const [texts] = await run(session, statement);
+  return texts === undefined ? result : { ...result, versions: [found(statement.shape, texts).version] };
+};
+
+const selectRow = async (
+  session: Session,
+  table: CatalogTable,
+  { key, columns }: { readonly key: Key; readonly columns: SelectOperation["columns"] },
+): Promise<OperationResult> => {
+  const statement = rowStatement(table, key, columns);
+  const [texts] = await run(session, statement);
+  if (texts === undefined) throw notThere(table, session);
+  return resultOf(table, [found(statement.shape, texts)]);
+};
+
+const selectPage = async (
+  session: Session,
+  table: CatalogTable,
+  operation: SelectOperation,
+): Promise<OperationResult> => {
+  const statement = pageStatement(table, operation);
+  const rows = await run(session, statement);
+  const page = rows.slice(0, operation.limit);
+  const last = page.at(-1);
+  const goesOn = rows.length > page.length && last !== undefined;
+  return {
+    ...resultOf(
+      table,
+      page.map((texts) => found(statement.shape, texts)),
+    ),
+    count: operation.count ? await countRows(session, table, operation) : null,
+    next: goesOn ? statement.cursorAfter(statement.shape.order.map((at) => last[at] ?? null)) : null,
+  };
+};
+
+const countRows = async (
+  session: Session,
+  table: CatalogTable,
+  operation: SelectOperation,
+): Promise<number> => {
+  const { text, values } = countStatement(table, operation.filters);
+  const { rows } = await session.client.query<{ count: string }>(text, [...values]);
+  return Number(rows[0]?.count ?? 0);
+};
