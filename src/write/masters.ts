@@ -1,0 +1,147 @@
+import type { Logger } from "pino";
+import { type ClockVerdict, judgeClocks } from "../../regions/clocks.ts";
+import type { RegionView } from "../../regions/route.ts";
+import type { Region, Topology } from "../../regions/topology.ts";
+import type { Clock } from "../clock.ts";
+import { Master } from "./master.ts";
+
+export interface MastersOptions {
+  /** The region of this endpoint. */
+  readonly here: string;
+  /** As it is at the moment of the call: regions that join or leave are taken up. */
+  readonly topology: () => Topology;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Names of the regions that are out for maintenance. */
+  readonly drained?: () => ReadonlySet<string>;
+}
+
+const followMs = 500;
+
+/** A region's clock that is odd: how, for people. */
+export interface OddClock {
+  readonly verdict: Exclude<ClockVerdict, "fine">;
+  readonly text: string;
+}
+
+/** The masters of all regions, as the writer of one region sees them. */
+export class Masters {
+  readonly here: string;
+  readonly #options: MastersOptions;
+  readonly #masters = new Map<string, { readonly master: Master; readonly leave: AbortController }>();
+  readonly #running = new Set<Promise<void>>();
+  readonly #stopped = new AbortController();
+  #oddClocks: ReadonlyMap<string, OddClock> = new Map();
+
+  constructor(options: MastersOptions) {
+    this.here = options.here;
+    this.#options = options;
+    this.#follow();
+  }
+
+  /** Follows the topology and judges the clocks, until the signal is aborted; the masters probe by themselves. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock } = this.#options;
+    while (!signal.aborted) {
+      this.#follow();
+      this.#judgeClocks();
+      await clock.sleep(followMs, signal).catch(() => undefined);
+    }
+  }
+
+  /** Ends all probes and sessions. To be called when no request is under way: those that are fail. */
+  async close(): Promise<void> {
+    this.#stopped.abort();
+    await Promise.all([...this.#masters.values()].map(({ master }) => master.connections.close()));
+    await Promise.all(this.#running);
+  }
+
+  get all(): readonly Master[] {
+    return [...this.#masters.values()].map(({ master }) => master);
+  }
+
+  find(region: string): Master | undefined {
+    return this.#masters.get(region)?.master;
+  }
+
+  /** What is known of every region now: what the rules in regions/ choose from. */
+  views(): readonly RegionView[] {
+    const drained = this.#options.drained?.() ?? new Set<string>();
+    return this.all.map((master) => {
+      const { name, latitude, longitude } = master.region;
+      const { health, reason } = master.health;
+      const load = master.load();
+      const clock = this.#oddClocks.get(name);
+      return {
+        name,
+        latitude,
+        longitude,
+        health,
+        healthReason: reason,
+        share: load.share,
+        loadReason: load.reason,
+        drained: drained.has(name),
+        fenced: clock?.verdict === "fence" ? clock.text : null,
+        roundTripMs: master.roundTripMs,
+      };
+    });
+  }
+
+  /** Regions whose clocks are odd, by name. */
+  get oddClocks(): ReadonlyMap<string, OddClock> {
+    return this.#oddClocks;
+  }
+
+  #follow(): void {
+    const { regions } = this.#options.topology();
+    for (const region of regions) {
+      if (!this.#masters.has(region.name)) this.#join(region);
+    }
+    for (const [name, { master, leave }] of this.#masters) {
+      if (regions.some((region) => region.name === name)) continue;
+      this.#masters.delete(name);
+      leave.abort();
+      master.connections.close().catch(() => undefined);
+    }
+  }
+
+  #join(first: Region): void {
+    const { topology, clock, logger } = this.#options;
+    let latest = first;
+    const master = new Master({
+      region: () => {
+        latest = topology().regions.find(({ name }) => name === first.name) ?? latest;
+        return latest;
+      },
+      settings: () => topology().writer,
+      clock,
+      logger,
+    });
+    const leave = new AbortController();
+    this.#masters.set(first.name, { master, leave });
+    const running = master.run(AbortSignal.any([leave.signal, this.#stopped.signal])).finally(() => {
+      this.#running.delete(running);
+    });
+    this.#running.add(running);
+  }
+
+  #judgeClocks(): void {
+    const { topology, logger } = this.#options;
+    const readings = this.all.flatMap(({ clockReading }) => clockReading ?? []);
+    const odd = new Map<string, OddClock>();
+    for (const { region, verdict, apartMs } of judgeClocks(readings, topology().writer)) {
+      if (verdict === "fine") continue;
+      const text = `its clock is ${durationText(Math.abs(apartMs))} ${apartMs > 0 ? "ahead of" : "behind"} the others'`;
+      odd.set(region, { verdict, text });
+      if (this.#oddClocks.get(region)?.verdict !== verdict) {
+        logger.warn({ region, verdict, apartMs: Math.round(apartMs) }, `${region}: ${text}`);
+      }
+    }
+    this.#oddClocks = odd;
+  }
+}
+
+const durationText = (ms: number): string => {
+  if (ms < 1_000) return `${Math.round(ms)} ms`;
+  return ms < 100_000 ? `${(ms / 1_000).toFixed(1)} s` : `${Math.round(ms / 60_000)} min`;
+};
