@@ -102,7 +102,7 @@ export class OutageRegistry implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const id of [...this.#outages.keys()]) {
+    for (const id of this.#outages.keys()) {
       this.#forget(id);
     }
     for (const line of this.#lines.values()) {
