@@ -132,6 +132,12 @@ export const problemCodes = {
    */
   "permission-denied": { status: 403, title: "Not permitted", retryable: false },
   /**
+   * Simulated outages are off: they cut an agent's connections for real.
+   *
+   * Remedy: `outages: {allowed: true}` in the configuration, where they are wanted.
+   */
+  "outages-not-allowed": { status: 403, title: "Simulated outages are off", retryable: false },
+  /**
    * Concurrent transactions stood in each other's way, and trying again did not help.
    *
    * Remedy: send the request again, after the time in `Retry-After`.
@@ -150,6 +156,34 @@ export const problemCodes = {
    * Remedy: send the request again, after the time in `Retry-After`; another master answers if this one stays away.
    */
   "database-unavailable": { status: 503, title: "The database is not available", retryable: true },
+  /**
+   * No master can be written to: each is down, drained, or fenced for its clock. `detail` says which.
+   *
+   * Remedy: send the request again, after the time in `Retry-After`. `coregent route explain TABLE` and `coregent status` tell
+   * what is the matter.
+   */
+  "no-master": { status: 503, title: "No master takes writes now", retryable: true },
+  /**
+   * The clock of this region's master is so far from the others' that its writes would outrank, or lose to, all theirs.
+   * So the region's endpoint takes no writes; nothing that was written before is lost.
+   *
+   * Remedy: set the clock (NTP); writes are taken again by themselves. Another region's endpoint takes them meanwhile.
+   */
+  "region-fenced": { status: 503, title: "The region's clock is wrong", retryable: true },
+  /**
+   * No region that can be reached has all that the session token has seen, within the time that was allowed.
+   *
+   * Remedy: send the request again, with a longer `Prefer: wait=N` (seconds), or without `Coregent-Session` if older rows
+   * will do.
+   */
+  "session-behind": { status: 503, title: "What the session has seen is not here yet", retryable: true },
+  /**
+   * The connection to the master broke while the write was being committed, so it may have been done or not.
+   *
+   * Remedy: read the row to see. Send an `Idempotency-Key` with writes: then the same request may be sent again, and has one
+   * effect.
+   */
+  "outcome-unknown": { status: 504, title: "Whether it was written is unknown", retryable: false },
   /**
    * More requests are under way than this endpoint takes at once.
    *
