@@ -1,4 +1,5 @@
 import { readClients, readDegrees, type ClientSettings } from "./client-settings.ts";
+import { readEndpoint, type EndpointSettings } from "./endpoint-settings.ts";
 import type { Environment } from "./interpolate.ts";
 import { readPostgresUrl, type Secret } from "./secret.ts";
 import { readTables, type TableSettings } from "./table-settings.ts";
@@ -17,6 +18,8 @@ export interface Topology {
   readonly tables: readonly TableSettings[];
   /** Bounds of the regional writer. */
   readonly writer: WriterSettings;
+  /** Who may use the HTTP endpoint. */
+  readonly endpoint: EndpointSettings;
   /** Where clients are. */
   readonly clients: ClientSettings;
   /** Whether administrators may simulate outages. */
@@ -62,19 +65,20 @@ export const parseTopology = (yaml: string, env: Environment): ParsedTopology =>
   }
   const root = reader.mapping(reader.root, {
     required: ["cluster", "regions"],
-    optional: ["schemas", "tables", "writer", "clients", "outages"],
+    optional: ["schemas", "tables", "writer", "endpoint", "clients", "outages"],
   });
   const cluster = readCluster(reader, root?.cluster);
   const regions = readRegions(reader, root?.regions);
   const schemas = root?.schemas === undefined ? ["public"] : readSchemas(reader, root.schemas);
   const tables = readTables(reader, root?.tables, schemas);
   const writer = readWriter(reader, root?.writer);
+  const endpoint = readEndpoint(reader, root?.endpoint);
   const clients = readClients(reader, root?.clients);
   const outages = readOutages(reader, root?.outages);
   if (reader.problems.length > 0 || cluster === undefined) {
     return { problems: reader.problems.toSorted((a, b) => a.line - b.line || a.column - b.column) };
   }
-  return { topology: { cluster, regions, schemas, tables, writer, clients, outages } };
+  return { topology: { cluster, regions, schemas, tables, writer, endpoint, clients, outages } };
 };
 
 /** The region of that name, or undefined. */

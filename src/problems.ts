@@ -132,6 +132,36 @@ export const problemCodes = {
    */
   "permission-denied": { status: 403, title: "Not permitted", retryable: false },
   /**
+   * The endpoint asks for a token and the request has none.
+   *
+   * Remedy: send `Authorization: Bearer TOKEN`. `coregent token` makes a token and the line for the configuration.
+   */
+  "token-missing": { status: 401, title: "A token is needed", retryable: false },
+  /**
+   * The token is not known, its signature is wrong, or its time is over.
+   *
+   * Remedy: use a token that the configuration lists, or a fresh one of the identity provider.
+   */
+  "token-invalid": { status: 401, title: "The token is not valid", retryable: false },
+  /**
+   * The token's role does not suffice, or it may not use this table.
+   *
+   * Remedy: use another token, or give this one the role or the table in the configuration.
+   */
+  forbidden: { status: 403, title: "Not allowed", retryable: false },
+  /**
+   * The identity provider's keys (`endpoint.jwt.jwks`) cannot be read, so that no JWT can be checked.
+   *
+   * Remedy: see that the agent reaches the address; send the request again after the time in `Retry-After`.
+   */
+  "identity-unavailable": { status: 503, title: "Tokens cannot be checked at the moment", retryable: true },
+  /**
+   * This token has sent more requests than `endpoint.requestsPerSecond` allows.
+   *
+   * Remedy: send fewer; go on after the time in `Retry-After`.
+   */
+  "rate-exceeded": { status: 429, title: "Too many requests", retryable: true },
+  /**
    * Simulated outages are off: they cut an agent's connections for real.
    *
    * Remedy: `outages: {allowed: true}` in the configuration, where they are wanted.

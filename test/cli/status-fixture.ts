@@ -1,3 +1,4 @@
+import { openEndpoint } from "../../regions/endpoint-settings.ts";
 import { noClientSettings } from "../../regions/client-settings.ts";
 import type { Topology } from "../../regions/topology.ts";
 import { defaultWriterSettings } from "../../regions/writer-settings.ts";
@@ -25,6 +26,7 @@ export const topology: Topology = {
   tables: [],
   writer: defaultWriterSettings,
   clients: noClientSettings,
+  endpoint: openEndpoint,
   outages: { allowed: false },
 };
 

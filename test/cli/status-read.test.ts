@@ -1,3 +1,4 @@
+import { openEndpoint } from "../../regions/endpoint-settings.ts";
 import { createServer, type AddressInfo, type Socket } from "node:net";
 import { once } from "node:events";
 import { describe, expect, test } from "vitest";
@@ -31,6 +32,7 @@ const topologyWith = (cluster: string, ...regions: Region[]): Topology => ({
   tables: [],
   writer: defaultWriterSettings,
   clients: noClientSettings,
+  endpoint: openEndpoint,
   outages: { allowed: false },
 });
 

@@ -1,3 +1,4 @@
+import { openEndpoint } from "../../../regions/endpoint-settings.ts";
 import { noClientSettings } from "../../../regions/client-settings.ts";
 import { postgresUrl } from "../../../regions/secret.ts";
 import type { TableSettings } from "../../../regions/table-settings.ts";
@@ -32,6 +33,7 @@ export const topologyOf = (changes: Partial<Topology> = {}): Topology => ({
   tables: [],
   writer: defaultWriterSettings,
   clients: noClientSettings,
+  endpoint: openEndpoint,
   outages: { allowed: false },
   ...changes,
 });

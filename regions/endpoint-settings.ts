@@ -1,0 +1,178 @@
+import { parseTableName } from "./table-settings.ts";
+import { quote, type Field, type YamlReader } from "./yaml-reader.ts";
+
+/** What a caller may do: each role may do what the one before may. */
+export const roles = ["reader", "writer", "admin"] as const;
+export type Role = (typeof roles)[number];
+
+/** A token that the endpoint takes. The file holds its SHA-256 and not the token. */
+export interface TokenSettings {
+  /** Who has it: stands in the log, and bounds idempotency keys and the rate. */
+  readonly name: string;
+  /** Of the token's bytes, as 64 lower-case hexadecimal digits. */
+  readonly sha256: string;
+  readonly role: Role;
+  /** `schema.table`; null: every table. */
+  readonly tables: readonly string[] | null;
+}
+
+/** Tokens that an identity provider signs. */
+export interface JwtSettings {
+  /** Where its keys are: an https URL, or http on loopback. */
+  readonly jwks: string;
+  readonly issuer: string;
+  readonly audience: string;
+  /** The claim that holds the role. */
+  readonly roleClaim: string;
+  /** The claim that holds a list of tables; a token without it may use every table. */
+  readonly tablesClaim: string;
+}
+
+export interface TlsFiles {
+  /** Paths of PEM files; relative ones are looked for beside the configuration. */
+  readonly certificate: string;
+  readonly key: string;
+}
+
+/** Who may use the HTTP endpoint, and how much. Without tokens it listens on loopback only. */
+export interface EndpointSettings {
+  readonly tls: TlsFiles | null;
+  readonly tokens: readonly TokenSettings[];
+  readonly jwt: JwtSettings | null;
+  /** Of one token, or one address where no token is asked for. */
+  readonly requestsPerSecond: number;
+}
+
+export const openEndpoint: EndpointSettings = { tls: null, tokens: [], jwt: null, requestsPerSecond: 1_000 };
+
+/** Whether callers must say who they are. */
+export const asksForToken = ({ tokens, jwt }: EndpointSettings): boolean => tokens.length > 0 || jwt !== null;
+
+/** The `endpoint:` mapping. */
+export const readEndpoint = (reader: YamlReader, field: Field | undefined): EndpointSettings => {
+  const fields = reader.mapping(field, {
+    required: [],
+    optional: ["tls", "tokens", "jwt", "requestsPerSecond"],
+  });
+  return {
+    tls: readTls(reader, fields?.tls),
+    tokens: readTokens(reader, fields?.tokens),
+    jwt: readJwt(reader, fields?.jwt),
+    requestsPerSecond: readRate(reader, fields?.requestsPerSecond),
+  };
+};
+
+const readRate = (reader: YamlReader, field: Field | undefined): number => {
+  const rate = reader.number(field);
+  if (field === undefined || rate === undefined) {
+    return openEndpoint.requestsPerSecond;
+  }
+  if (!Number.isInteger(rate) || rate < 1 || rate > 1_000_000) {
+    reader.report(field, "must be a whole number from 1 to 1000000");
+    return openEndpoint.requestsPerSecond;
+  }
+  return rate;
+};
+
+const readTls = (reader: YamlReader, field: Field | undefined): TlsFiles | null => {
+  const fields = reader.mapping(field, { required: ["certificate", "key"], optional: [] });
+  const certificate = reader.text(fields?.certificate);
+  const key = reader.text(fields?.key);
+  return certificate === undefined || key === undefined
+    ? null
+    : { certificate: certificate.value, key: key.value };
+};
+
+const readTokens = (reader: YamlReader, field: Field | undefined): readonly TokenSettings[] => {
+  const tokens: TokenSettings[] = [];
+  for (const item of reader.sequence(field) ?? []) {
+    const fields = reader.mapping(item, { required: ["name", "sha256", "role"], optional: ["tables"] });
+    const name = readTokenName(reader, fields?.name);
+    const sha256 = readHash(reader, fields?.sha256);
+    const role = reader.choice(fields?.role, roles);
+    const tables = fields?.tables === undefined ? null : readTableNames(reader, fields.tables);
+    if (name === undefined || sha256 === undefined || role === undefined) {
+      continue;
+    }
+    if (tokens.some((other) => other.name === name || other.sha256 === sha256)) {
+      reader.report(item, "repeats the name or the hash of another: each token needs its own");
+    }
+    tokens.push({ name, sha256, role, tables });
+  }
+  return tokens;
+};
+
+const readTokenName = (reader: YamlReader, field: Field | undefined): string | undefined => {
+  const text = reader.text(field);
+  if (field === undefined || text === undefined) {
+    return undefined;
+  }
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(text.value)) {
+    const rule = 'letters, digits, ".", "_" and "-", at most 63';
+    reader.report(field, `must be made of ${rule}; it is ${quote(text.shown)}`);
+    return undefined;
+  }
+  return text.value;
+};
+
+/** What is wrong here may be the token itself: it is not repeated. */
+const readHash = (reader: YamlReader, field: Field | undefined): string | undefined => {
+  const text = reader.text(field);
+  if (field === undefined || text === undefined) {
+    return undefined;
+  }
+  const hash = text.value.toLowerCase();
+  if (!/^[0-9a-f]{64}$/.test(hash)) {
+    reader.report(field, "must be the token's SHA-256 in 64 hexadecimal digits: coregent token makes both");
+    return undefined;
+  }
+  return hash;
+};
+
+const readTableNames = (reader: YamlReader, field: Field): readonly string[] =>
+  (reader.sequence(field) ?? []).flatMap((item) => {
+    const text = reader.text(item);
+    const name = text === undefined ? undefined : parseTableName(text.value);
+    if (text !== undefined && name === undefined) {
+      reader.report(item, 'must be schema.table, such as public.workouts (or "My schema"."My.table")');
+    }
+    return name === undefined ? [] : [`${name.schema}.${name.table}`];
+  });
+
+const readJwt = (reader: YamlReader, field: Field | undefined): JwtSettings | null => {
+  const fields = reader.mapping(field, {
+    required: ["jwks", "issuer", "audience"],
+    optional: ["roleClaim", "tablesClaim"],
+  });
+  const jwks = readJwksUrl(reader, fields?.jwks);
+  const issuer = reader.text(fields?.issuer);
+  const audience = reader.text(fields?.audience);
+  const roleClaim = reader.text(fields?.roleClaim);
+  const tablesClaim = reader.text(fields?.tablesClaim);
+  return jwks === undefined || issuer === undefined || audience === undefined
+    ? null
+    : {
+        jwks,
+        issuer: issuer.value,
+        audience: audience.value,
+        roleClaim: roleClaim?.value ?? "coregent_role",
+        tablesClaim: tablesClaim?.value ?? "coregent_tables",
+      };
+};
+
+const readJwksUrl = (reader: YamlReader, field: Field | undefined): string | undefined => {
+  const text = reader.text(field);
+  if (field === undefined || text === undefined) {
+    return undefined;
+  }
+  const url = URL.canParse(text.value) ? new URL(text.value) : null;
+  const loopback = /^(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(url?.hostname ?? "");
+  if (url === null || (url.protocol !== "https:" && !(url.protocol === "http:" && loopback))) {
+    reader.report(
+      field,
+      "must be an https URL (http only on loopback): keys that anyone may replace prove nothing",
+    );
+    return undefined;
+  }
+  return url.href;
+};

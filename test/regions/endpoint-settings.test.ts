@@ -1,0 +1,82 @@
+import { describe, expect, test } from "vitest";
+import { asksForToken, openEndpoint } from "../../regions/endpoint-settings.ts";
+import { parseTopology } from "../../regions/topology.ts";
+import { exampleEnv, exampleYaml } from "./example.ts";
+
+const hash = "0123456789abcdef".repeat(4);
+
+const parse = (endpoint: string): ReturnType<typeof parseTopology> =>
+  parseTopology(`${exampleYaml}endpoint:\n${endpoint}`, exampleEnv);
+
+const problemsOf = (endpoint: string): string[] =>
+  (parse(endpoint).problems ?? []).map(({ line, column, message }) => `${line}:${column} ${message}`);
+
+test("without it anyone may use the endpoint, which then listens on loopback only", () => {
+  const { topology } = parseTopology(exampleYaml, exampleEnv) as { topology: { endpoint: unknown } };
+  expect(topology.endpoint).toEqual(openEndpoint);
+  expect(asksForToken(openEndpoint)).toBe(false);
+});
+
+test("all of it", () => {
+  const parsed = parse(`  tls: { certificate: server.pem, key: server.key }
+  requestsPerSecond: 50
+  tokens:
+    - { name: backend, sha256: ${hash.toUpperCase()}, role: writer }
+    - { name: report, sha256: ${hash.replace("0", "f")}, role: reader, tables: [public.workouts, '"A b".c'] }
+  jwt: { jwks: "https://id.example/keys", issuer: "https://id.example", audience: coregent }
+`);
+  expect(parsed.problems).toBeUndefined();
+  expect("topology" in parsed ? parsed.topology.endpoint : null).toEqual({
+    tls: { certificate: "server.pem", key: "server.key" },
+    requestsPerSecond: 50,
+    tokens: [
+      { name: "backend", sha256: hash, role: "writer", tables: null },
+      {
+        name: "report",
+        sha256: hash.replace("0", "f"),
+        role: "reader",
+        tables: ["public.workouts", "A b.c"],
+      },
+    ],
+    jwt: {
+      jwks: "https://id.example/keys",
+      issuer: "https://id.example",
+      audience: "coregent",
+      roleClaim: "coregent_role",
+      tablesClaim: "coregent_tables",
+    },
+  });
+});
+
+describe("what is wrong is said, and no token is repeated", () => {
+  test.each([
+    [
+      "the token instead of its hash",
+      "  tokens: [{ name: a, sha256: s3cret, role: reader }]\n",
+      "23:31 endpoint.tokens[0].sha256 must be the token's SHA-256 in 64 hexadecimal digits: coregent token makes both",
+    ],
+    [
+      "an unknown role",
+      `  tokens: [{ name: a, sha256: ${hash}, role: write }]\n`,
+      '23:103 endpoint.tokens[0].role must be one of reader, writer, admin, not "write"; did you mean "writer"?',
+    ],
+    [
+      "one token for two",
+      `  tokens:\n    - { name: a, sha256: ${hash}, role: reader }\n    - { name: b, sha256: ${hash}, role: admin }\n`,
+      "25:7 endpoint.tokens[1] repeats the name or the hash of another: each token needs its own",
+    ],
+    [
+      "keys from anywhere",
+      '  jwt: { jwks: "http://id.example/keys", issuer: a, audience: b }\n',
+      "23:16 endpoint.jwt.jwks must be an https URL (http only on loopback): keys that anyone may replace prove nothing",
+    ],
+    ["half of TLS", "  tls: { certificate: server.pem }\n", '23:8 endpoint.tls has no "key"'],
+    [
+      "no rate",
+      "  requestsPerSecond: 0\n",
+      "23:22 endpoint.requestsPerSecond must be a whole number from 1 to 1000000",
+    ],
+  ])("%s", (_name, endpoint, problem) => {
+    expect(problemsOf(endpoint)).toEqual([problem]);
+  });
+});
