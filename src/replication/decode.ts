@@ -111,39 +111,40 @@ export class Decoder {
     this.#sourceRegion = options.sourceRegion;
   }
 
-  decode(message: Buffer): void {
-    switch (message.readUInt8(0)) {
+  /** A message, from byte `start` on. */
+  decode(message: Buffer, start = 0): void {
+    switch (message.readUInt8(start)) {
       case messages.insert:
       case messages.update:
-        return this.#change(message, 1);
+        return this.#change(message, start + 1);
       case messages.begin:
-        this.#commitTime = message.readBigInt64BE(9) + postgresEpoch;
+        this.#commitTime = message.readBigInt64BE(start + 9) + postgresEpoch;
         return this.#sink.begin();
       case messages.commit:
         // flags, the commit record's LSN, its end, its time
-        return this.#sink.commit(message.readBigUInt64BE(10), this.#commitTime);
+        return this.#sink.commit(message.readBigUInt64BE(start + 10), this.#commitTime);
       case messages.relation:
-        return this.#relation(message);
+        return this.#relation(message, start + 1);
       case messages.type:
-        return this.#type(message);
+        return this.#type(message, start + 1);
       case messages.delete:
       case messages.truncate:
       case messages.origin:
       case messages.message:
         return;
       default:
-        throw new DecodeError(`unknown message ${message.readUInt8(0)} in the stream`);
+        throw new DecodeError(`unknown message ${message.readUInt8(start)} in the stream`);
     }
   }
 
-  #type(message: Buffer): void {
-    const schema = readName(message, 5);
+  #type(message: Buffer, start: number): void {
+    const schema = readName(message, start + 4);
     const name = readName(message, schema.end);
-    this.#types.set(message.readUInt32BE(1), `${schema.text || "pg_catalog"}.${name.text}`);
+    this.#types.set(message.readUInt32BE(start), `${schema.text || "pg_catalog"}.${name.text}`);
   }
 
-  #relation(message: Buffer): void {
-    const schema = readName(message, 5);
+  #relation(message: Buffer, start: number): void {
+    const schema = readName(message, start + 4);
     const name = readName(message, schema.end);
     const columns: SourceColumn[] = [];
     const count = message.readInt16BE(name.end + 1);
@@ -163,7 +164,7 @@ export class Decoder {
       replicaIdentity: String.fromCodePoint(message[name.end]!),
       columns,
     };
-    this.#relations.set(message.readUInt32BE(1), this.#mapper.map(relation, this.#types));
+    this.#relations.set(message.readUInt32BE(start), this.#mapper.map(relation, this.#types));
   }
 
   /** Insert: OID, N, tuple. Update: OID, then maybe K or O with the old tuple, N, tuple. */

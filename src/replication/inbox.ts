@@ -13,10 +13,12 @@ export interface InboxLimits {
   readonly maxBufferedBytes: number;
 }
 
-/** The socket behind the inbox. Both may be called repeatedly. */
+/** The socket behind the inbox. All may be called repeatedly. */
 export interface Flow {
   pause(): void;
   resume(): void;
+  /** The taker waits for what comes next. */
+  hurry(): void;
 }
 
 /** A position of the source's WAL up to which nothing concerns us, and the source's clock when it said so. */
@@ -62,6 +64,11 @@ export class Inbox implements ChangeSink {
   /** Changes received and not taken yet. */
   get bufferedChanges(): number {
     return this.#closed.reduce((sum, batch) => sum + batch.changes, this.#whole.changes + this.#open.changes);
+  }
+
+  /** Whether the taker waits for what comes next. */
+  get awaited(): boolean {
+    return this.#waiting !== null;
   }
 
   begin(): void {
@@ -145,6 +152,9 @@ export class Inbox implements ChangeSink {
     signal.addEventListener("abort", abort, { once: true });
     try {
       this.#advance();
+      if (this.#waiting !== null) {
+        this.#flow.hurry();
+      }
       return await promise;
     } finally {
       this.#waiting = null;

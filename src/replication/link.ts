@@ -176,7 +176,7 @@ export class Link {
     let stream: ReplicationStream | null = null;
     const inbox = new Inbox(
       { ...limits, maxBufferedBytes: limits.maxBatchBytes * 3 },
-      { pause: () => stream?.pause(), resume: () => stream?.resume() },
+      { pause: () => stream?.pause(), resume: () => stream?.resume(), hurry: () => stream?.hurry() },
     );
     const decoder = new Decoder(inbox, { ...target, sourceRegion: peer.id });
     const lost = new AbortController();
@@ -193,10 +193,11 @@ export class Link {
         silenceTimeoutMs: limits.silenceTimeoutMs,
         clock,
         confirmed: () => confirmation.confirmed,
+        unhurried: () => !inbox.awaited,
         inspectWalsender: (pid) => inspectWalsender(source.client, pid),
       },
       {
-        message: (message) => decoder.decode(message),
+        message: (bytes, start) => decoder.decode(bytes, start),
         keepalive: (lsn, time) => {
           status.sourceLsn = lsn > status.sourceLsn ? lsn : status.sourceLsn;
           inbox.keepalive(lsn, time);

@@ -1,11 +1,11 @@
-import type { Buffer } from "node:buffer";
+import { Buffer } from "node:buffer";
 import { Socket } from "node:net";
-import type { Client } from "pg";
-import { LogicalReplicationService } from "pg-logical-replication";
+import { Client, type ClientConfig } from "pg";
 import type { Clock } from "../clock.ts";
 import { pinnedSettings } from "../postgres/client.ts";
 import { identifier, literal } from "../postgres/identifiers.ts";
-import { formatLsn, parseLsn } from "./lsn.ts";
+import { postgresEpoch } from "./decode.ts";
+import { formatLsn } from "./lsn.ts";
 import type { WalsenderState } from "./slot.ts";
 import { judgeSilence, statusIntervalMs } from "./stream-rules.ts";
 
@@ -24,13 +24,18 @@ export interface StreamOptions {
   readonly clock: Clock;
   /** What may be confirmed to the source; above 0. Asked whenever a status is due. */
   confirmed(): bigint;
+  /** True while nobody waits for what comes next, so that it may come a moment later and in larger reads. */
+  unhurried(): boolean;
   /** What the source's walsender is doing, asked on another session. A rejection or no answer: unreachable. */
   inspectWalsender(pid: number): Promise<WalsenderState>;
 }
 
 export interface StreamSink {
-  /** One message of pgoutput. Its memory is overwritten after the call. An error ends the stream. */
-  message(message: Buffer): void;
+  /**
+   * A message of pgoutput, from byte `start` of the buffer on. Its memory is overwritten after the call. An error ends
+   * the stream.
+   */
+  message(bytes: Buffer, start: number): void;
   /** The source has sent everything before `lsn`. `time`: its clock, microseconds since 1970. */
   keepalive(lsn: bigint, time: bigint): void;
   /** The stream has ended, for whatever reason. Called once, after which nothing else is. */
@@ -42,29 +47,33 @@ export class StreamLost extends Error {
   readonly reaction = "retry";
 }
 
-/** The library counts from the year 2000 without the leap days since 1970. */
-const libraryClockErrorMs = 7 * 24 * 3_600_000;
-
 const asError = (value: unknown): Error => (value instanceof Error ? value : new StreamLost(String(value)));
 
-type Plugin = Parameters<LogicalReplicationService["subscribe"]>[0];
+/** What Node reads at once; as much means that there may be more. */
+const fullReadBytes = 65_536;
+const restMs = 1;
+
+/** XLogData: w, LSN of the message, end of WAL, time. Then the message. */
+const xlogData = 0x77;
+const messageStart = 25;
+/** Keepalive: k, position, time, whether it is to be answered. */
+const keepalive = 0x6b;
 
 /**
- * One replication connection, for one attempt: it is opened, streams, and ends once. Transport is
- * pg-logical-replication; this class gives it a decoder, takes its acknowledging over, and sees that whatever fails ends in
- * `sink.ended` and in nothing else.
+ * One replication connection, for one attempt: it is opened, streams, and ends once. Whatever fails ends in `sink.ended`
+ * and in nothing else.
  */
 export class ReplicationStream implements AsyncDisposable {
   readonly #options: StreamOptions;
   readonly #sink: StreamSink;
-  readonly #service: LogicalReplicationService;
+  readonly #client: Client;
   readonly #end = new AbortController();
   readonly #started = Promise.withResolvers<void>();
   #socket: Socket | null = null;
-  #client: Client | null = null;
   #statusEveryMs = 10_000;
   #received = 0;
   #paused = false;
+  #resting = false;
   #disposed: Promise<void> | null = null;
 
   private constructor(options: StreamOptions, sink: StreamSink) {
@@ -72,18 +81,18 @@ export class ReplicationStream implements AsyncDisposable {
     this.#sink = sink;
     // It may be rejected when nobody waits for it any more.
     this.#started.promise.catch(() => undefined);
-    this.#service = new LogicalReplicationService(
-      {
-        connectionString: options.url,
-        application_name: options.applicationName.slice(0, 63),
-        connectionTimeoutMillis: options.connectTimeoutMs,
-        keepAlive: true,
-        keepAliveInitialDelayMillis: 10_000,
-        // Our own socket, so that it can be destroyed at any time, also before there is a session.
-        stream: () => (this.#socket = new Socket()),
-      },
-      { acknowledge: { auto: false, timeoutSeconds: 0 } },
-    );
+    const config: ClientConfig & { readonly replication: "database" } = {
+      connectionString: options.url,
+      application_name: options.applicationName.slice(0, 63),
+      connectionTimeoutMillis: options.connectTimeoutMs,
+      replication: "database",
+      keepAlive: true,
+      keepAliveInitialDelayMillis: 10_000,
+      // Our own socket, so that it can be destroyed at any time, also before there is a session.
+      stream: () => (this.#socket = new Socket()),
+    };
+    this.#client = new Client(config);
+    this.#client.on("error", (error) => this.#fail(error));
   }
 
   /**
@@ -119,19 +128,36 @@ export class ReplicationStream implements AsyncDisposable {
 
   pause(): void {
     this.#paused = true;
-    this.#transport?.pause();
+    this.#transport.pause();
   }
 
   resume(): void {
     this.#paused = false;
-    this.#transport?.resume();
+    this.hurry();
+  }
+
+  /** Somebody waits for what comes next. */
+  hurry(): void {
+    this.#resting = false;
+    if (!this.#paused) {
+      this.#transport.resume();
+    }
   }
 
   /** Tells the source now what is confirmed; it is told regularly besides. */
   sendStatus(ping = false): void {
-    // The library sends the position after the one it is given.
-    const position = formatLsn(this.#options.confirmed() - 1n);
-    this.#service.acknowledge(position, ping).catch((error: unknown) => this.#fail(asError(error)));
+    if (this.#end.signal.aborted) {
+      return;
+    }
+    // Received, flushed and applied are one to us. Nothing is lost if the source has forgotten one of them.
+    const confirmed = this.#options.confirmed();
+    const status = Buffer.alloc(34, "r");
+    for (const at of [1, 9, 17]) {
+      status.writeBigUInt64BE(confirmed, at);
+    }
+    status.writeBigInt64BE(BigInt(Math.round(this.#options.clock.now())) * 1000n - postgresEpoch, 25);
+    status.writeUInt8(ping ? 1 : 0, 33);
+    this.#connection.sendCopyFromChunk(status);
   }
 
   /** Ends the stream and waits until its connection is closed. */
@@ -142,19 +168,19 @@ export class ReplicationStream implements AsyncDisposable {
   }
 
   /** The socket, or what encrypts it. */
-  get #transport(): { pause(): unknown; resume(): unknown; destroy(): unknown } | null {
-    return this.#client?.connection.stream ?? this.#socket;
+  get #transport(): { pause(): unknown; resume(): unknown; destroy(): unknown } {
+    return this.#connection.stream;
+  }
+
+  get #connection(): ReplicationConnection {
+    return this.#client.connection as unknown as ReplicationConnection;
   }
 
   async #start(): Promise<void> {
-    const service = this.#service;
-    service.on("error", (error) => this.#fail(error));
-    service.on("start", () => this.#started.resolve());
-    service.on("heartbeat", (lsn, timestamp, urgent) => this.#keepalive(lsn, timestamp, urgent));
-    service
-      .subscribe(this.#plugin(), this.#options.slot, formatLsn(this.#options.from))
-      .then(() => this.#fail(new StreamLost("the source has ended the stream")))
-      .catch((error: unknown) => this.#fail(asError(error)));
+    this.#stream().then(
+      () => this.#fail(new StreamLost("the source has ended the stream")),
+      (error: unknown) => this.#fail(asError(error)),
+    );
     const { connectTimeoutMs } = this.#options;
     const started = this.#started.promise.then(() => "started" as const);
     if ((await this.#within(connectTimeoutMs, started)) === null) {
@@ -165,45 +191,62 @@ export class ReplicationStream implements AsyncDisposable {
     void this.#watch();
   }
 
-  #plugin(): Plugin {
-    const plugin = {
-      name: "pgoutput",
-      options: {},
-      start: async (client: Client, slot: string, from: string): Promise<unknown> => {
-        this.#client = client;
-        if (this.#paused) {
-          this.#transport?.pause();
-        }
-        await client.query(pinSql);
-        const { rows } = await client.query<{ ms: string }>(timeoutSql);
-        this.#statusEveryMs = statusIntervalMs(Number(rows[0]?.ms ?? 0));
-        return client.query(startSql(slot, from, this.#options));
-      },
-      parse: (message: Buffer): undefined => this.#guarded(() => this.#sink.message(message)),
-    };
-    return plugin;
+  /** Until the stream ends. */
+  async #stream(): Promise<void> {
+    const client = this.#client;
+    await client.connect();
+    await client.query(pinSql);
+    const { rows } = await client.query<{ ms: string }>(timeoutSql);
+    this.#statusEveryMs = statusIntervalMs(Number(rows[0]?.ms ?? 0));
+    const connection = this.#connection;
+    connection.once("replicationStart", () => this.#started.resolve());
+    // The driver's own listener does nothing, for every row.
+    connection.removeAllListeners("copyData");
+    connection.on("copyData", ({ chunk }) => this.#take(chunk));
+    connection.stream.on("data", (bytes) => this.#rest(bytes.length));
+    if (this.#paused) {
+      connection.stream.pause();
+    }
+    await client.query(startSql(this.#options));
   }
 
-  /** An error thrown to the library's caller would end the process. */
-  #guarded(handle: () => void): undefined {
+  /** An error thrown to the driver would end the process. */
+  #take(chunk: Buffer): void {
     if (this.#end.signal.aborted) {
       return;
     }
     this.#received += 1;
     try {
-      handle();
+      if (chunk[0] === xlogData) {
+        this.#sink.message(chunk, messageStart);
+      } else if (chunk[0] === keepalive) {
+        this.#sink.keepalive(chunk.readBigUInt64BE(1), chunk.readBigInt64BE(9) + postgresEpoch);
+        if (chunk[17] === 1) {
+          this.sendStatus();
+        }
+      } else {
+        throw new StreamLost(`unknown kind of message ${chunk[0]} in the stream`);
+      }
     } catch (error) {
       this.#fail(asError(error));
     }
   }
 
-  #keepalive(lsn: string, timestamp: number, urgent: boolean): void {
-    this.#guarded(() => {
-      this.#sink.keepalive(parseLsn(lsn), BigInt(timestamp + libraryClockErrorMs) * 1000n);
-      if (urgent) {
-        this.sendStatus();
-      }
-    });
+  /**
+   * The source sends every message by itself, and whoever reads at once wakes up for each. Not reading for a moment
+   * makes it cheaper on both sides: the messages wait in the sockets and are read together.
+   */
+  #rest(bytes: number): void {
+    if (this.#resting || bytes >= fullReadBytes || !this.#options.unhurried()) {
+      return;
+    }
+    this.#resting = true;
+    this.#transport.pause();
+    const { clock } = this.#options;
+    clock.sleep(restMs, this.#end.signal).then(
+      () => this.hurry(),
+      () => undefined,
+    );
   }
 
   /** The regular status, also in the middle of a long transaction. */
@@ -244,7 +287,7 @@ export class ReplicationStream implements AsyncDisposable {
   }
 
   async #probe(): Promise<WalsenderState | "unreachable"> {
-    const pid = (this.#client as { processID?: number } | null)?.processID ?? 0;
+    const pid = (this.#client as { processID?: number }).processID ?? 0;
     const answer = this.#options.inspectWalsender(pid).catch(() => "unreachable" as const);
     return (await this.#within(this.#options.connectTimeoutMs, answer)) ?? "unreachable";
   }
@@ -270,22 +313,26 @@ export class ReplicationStream implements AsyncDisposable {
     }
     this.#end.abort(error);
     this.#started.reject(error);
-    this.#transport?.destroy();
+    this.#transport.destroy();
     this.#socket?.destroy();
     this.#sink.ended(error);
   }
 
-  /** What comes late from the driver goes nowhere: the library removes its listeners, and an `error` needs one. */
   async #close(): Promise<void> {
     await this.#within(
       1_000,
-      this.#service.stop().catch(() => undefined),
+      this.#client.end().catch(() => undefined),
     );
-    this.#client?.on("error", () => undefined);
-    this.#client?.connection.on("error", () => undefined);
-    this.#service.removeAllListeners();
-    this.#service.on("error", () => undefined);
   }
+}
+
+/** What the driver has beside its types. */
+interface ReplicationConnection {
+  readonly stream: Socket;
+  sendCopyFromChunk(chunk: Buffer): void;
+  once(event: "replicationStart", listener: () => void): void;
+  on(event: "copyData", listener: (message: { readonly chunk: Buffer }) => void): void;
+  removeAllListeners(event: "copyData"): void;
 }
 
 const pinSql = `SELECT set_config(s.name, s.value, false)
@@ -297,7 +344,7 @@ const pinSql = `SELECT set_config(s.name, s.value, false)
 const timeoutSql = "SELECT setting AS ms FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
 
 /** Version 1 of the protocol has all that is needed: whole transactions, in the order of their commits. */
-const startSql = (slot: string, from: string, options: StreamOptions): string => {
+const startSql = (options: StreamOptions): string => {
   const settings: Record<string, string> = {
     proto_version: "1",
     publication_names: identifier(options.publication),
@@ -306,5 +353,5 @@ const startSql = (slot: string, from: string, options: StreamOptions): string =>
     origin: options.ownChangesOnly ? "none" : "any",
   };
   const list = Object.entries(settings).map(([name, value]) => `${name} ${literal(value)}`);
-  return `START_REPLICATION SLOT ${identifier(slot)} LOGICAL ${from} (${list.join(", ")})`;
+  return `START_REPLICATION SLOT ${identifier(options.slot)} LOGICAL ${formatLsn(options.from)} (${list.join(", ")})`;
 };

@@ -46,6 +46,7 @@ export class Reader implements AsyncDisposable {
           this.stream.pause();
         },
         resume: () => this.stream.resume(),
+        hurry: () => this.stream.hurry(),
       },
     );
   }
@@ -84,11 +85,12 @@ export class Reader implements AsyncDisposable {
           silenceTimeoutMs: 30_000,
           clock: systemClock(),
           confirmed: () => reader.confirmed,
+          unhurried: () => !reader.inbox.awaited,
           inspectWalsender: (pid) => inspectWalsender(client, pid),
           ...options.stream,
         },
         {
-          message: (message) => decoder.decode(message),
+          message: (bytes, start) => decoder.decode(bytes, start),
           keepalive: (lsn, time) => {
             reader.keepalives.push({ lsn, time });
             reader.inbox.keepalive(lsn, time);

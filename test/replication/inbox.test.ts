@@ -14,7 +14,9 @@ const wide: InboxLimits = { maxBatchRows: 1000, maxBatchBytes: 1 << 20, maxBuffe
 class Source {
   readonly flow = {
     paused: false,
+    hurried: 0,
     pause: () => void (this.flow.paused = true),
+    hurry: () => void (this.flow.hurried += 1),
     resume: () => void (this.flow.paused = false),
   };
   readonly inbox: Inbox;
@@ -195,6 +197,18 @@ describe("the inbox", () => {
     }
     expect(taken).toBeGreaterThan(0);
     expect(source.inbox.bufferedBytes).toBeLessThan(2_000);
+  });
+
+  test("hurries the source only when the taker has to wait", async () => {
+    const source = new Source();
+    source.transaction(row("a", 1n));
+    await source.inbox.take(soon());
+    expect([source.inbox.awaited, source.flow.hurried]).toEqual([false, 0]);
+    const taken = source.inbox.take(soon());
+    expect([source.inbox.awaited, source.flow.hurried]).toEqual([true, 1]);
+    source.transaction(row("b", 2n));
+    expect(source.inbox.awaited).toBe(false);
+    await taken;
   });
 
   test("a keepalive is handed out when nothing is outstanding, and not before what came before it", async () => {
