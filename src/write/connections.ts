@@ -175,6 +175,8 @@ export class Connections {
       signal: AbortSignal.any([signal, broken]),
       settings: {
         statement_timeout: `${bounds().statementTimeoutMs}ms`,
+        // The server would work on for a caller who has gone, and hold its locks.
+        client_connection_check_interval: "2s",
         idle_in_transaction_session_timeout: `${2 * bounds().statementTimeoutMs}ms`,
       },
     });

@@ -1,4 +1,4 @@
-import type { Client } from "pg";
+import type { Client, QueryConfig, QueryResult, QueryResultRow } from "pg";
 import type { Logger } from "pino";
 import type { ClockReading } from "../../regions/clocks.ts";
 import { afterProbe, unprobed, type HealthState } from "../../regions/health.ts";
@@ -9,6 +9,8 @@ import type { Clock } from "../clock.ts";
 import { connect } from "../postgres/client.ts";
 import { CatalogCache, readCatalog } from "./catalog.ts";
 import { Connections, destroy } from "./connections.ts";
+import type { Database } from "./position.ts";
+import { problemOf } from "./sql-problems.ts";
 
 export interface MasterOptions {
   readonly region: () => Region;
@@ -38,7 +40,7 @@ const roundTripWeight = 0.2;
  * One region's master as this writer sees it: sessions for requests, a session of its own for probes, and what these told
  * of its health, load, distance and clock. The rules are in regions/; here they get their facts.
  */
-export class Master {
+export class Master implements Database {
   readonly connections: Connections;
   readonly catalog: CatalogCache;
   readonly #options: MasterOptions;
@@ -69,7 +71,8 @@ export class Master {
     this.catalog = new CatalogCache({
       region: region().name,
       monotonic: clock.monotonic,
-      read: () => this.#readCatalog(),
+      read: () =>
+        this.session((client) => readCatalog(client, this.name), AbortSignal.timeout(this.#patienceMs)),
     });
   }
 
@@ -113,6 +116,37 @@ export class Master {
     this.#load = withLatency(this.#load, latencyMs, this.#options.settings());
   }
 
+  /** One statement in a session of the shared ones, within the bounds for waiting. */
+  async query<R extends QueryResultRow>(config: QueryConfig): Promise<QueryResult<R>> {
+    return this.session((client) => client.query<R>(config), AbortSignal.timeout(this.#patienceMs));
+  }
+
+  /**
+   * Works with one of the shared sessions, outside a transaction. After an error that may be the session's it is ended.
+   * @throws Problem `overloaded`; what connecting and the work throw; the signal's reason
+   */
+  async session<T>(work: (client: Client) => Promise<T>, signal: AbortSignal): Promise<T> {
+    const lease = await this.connections.take(signal);
+    signal.addEventListener("abort", lease.discard, { once: true });
+    try {
+      const result = await work(lease.client);
+      lease.giveBack();
+      return result;
+    } catch (error) {
+      const { code } = problemOf(error);
+      if (code === "database-unavailable" || code === "internal") lease.discard();
+      else lease.giveBack();
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", lease.discard);
+    }
+  }
+
+  get #patienceMs(): number {
+    const { maxWaitMs, statementTimeoutMs } = this.#options.settings();
+    return maxWaitMs + statementTimeoutMs;
+  }
+
   /** Probes until the signal is aborted. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, settings } = this.#options;
@@ -131,14 +165,19 @@ export class Master {
     this.#dropSession();
   }
 
+  /** Has it probed soon, since a request has failed there. */
+  doubt(): void {
+    this.#wanted = true;
+    this.#wake.abort();
+  }
+
   /**
    * Asks now whether the master is well, since a request has failed there, and waits until that is decided: resolves when
    * it is healthy or down by probes that began after this call, or at the signal.
    */
   async judgedAnew(signal: AbortSignal): Promise<void> {
     const sinceMs = this.#options.clock.monotonic();
-    this.#wanted = true;
-    this.#wake.abort();
+    this.doubt();
     while (!signal.aborted && (this.#judgedSinceMs < sinceMs || this.#health.health === "suspect")) {
       await new Promise<void>((resolve) => {
         const done = (): void => {
@@ -260,18 +299,6 @@ export class Master {
     this.#session = null;
     if (session !== null) {
       destroy(session);
-    }
-  }
-
-  async #readCatalog() {
-    const lease = await this.connections.take(AbortSignal.timeout(this.#options.settings().maxWaitMs));
-    try {
-      const catalog = await readCatalog(lease.client, this.name);
-      lease.giveBack();
-      return catalog;
-    } catch (error) {
-      lease.discard();
-      throw error;
     }
   }
 }

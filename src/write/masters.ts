@@ -4,6 +4,8 @@ import type { RegionView } from "../../regions/route.ts";
 import type { Region, Topology } from "../../regions/topology.ts";
 import type { Clock } from "../clock.ts";
 import { Master } from "./master.ts";
+import type { QuietSpan } from "./position.ts";
+import { Positions } from "./positions.ts";
 
 export interface MastersOptions {
   /** The region of this endpoint. */
@@ -14,6 +16,8 @@ export interface MastersOptions {
   readonly logger: Logger;
   /** Names of the regions that are out for maintenance. */
   readonly drained?: () => ReadonlySet<string>;
+  /** What this process knows of a region's quiet (position.ts); null: nothing. */
+  readonly quietOf?: (origin: number) => QuietSpan | null;
 }
 
 const followMs = 500;
@@ -27,6 +31,8 @@ export interface OddClock {
 /** The masters of all regions, as the writer of one region sees them. */
 export class Masters {
   readonly here: string;
+  /** What each of them has. */
+  readonly positions: Positions;
   readonly #options: MastersOptions;
   readonly #masters = new Map<string, { readonly master: Master; readonly leave: AbortController }>();
   readonly #running = new Set<Promise<void>>();
@@ -36,6 +42,11 @@ export class Masters {
   constructor(options: MastersOptions) {
     this.here = options.here;
     this.#options = options;
+    this.positions = new Positions({
+      clock: options.clock,
+      members: () => new Set(options.topology().regions.map(({ id }) => id)),
+      quietOf: options.quietOf ?? (() => null),
+    });
     this.#follow();
   }
 
@@ -101,6 +112,7 @@ export class Masters {
       if (regions.some((region) => region.name === name)) continue;
       this.#masters.delete(name);
       leave.abort();
+      this.positions.remove(master.region.id);
       master.connections.close().catch(() => undefined);
     }
   }
@@ -119,6 +131,7 @@ export class Masters {
     });
     const leave = new AbortController();
     this.#masters.set(first.name, { master, leave });
+    this.positions.add(first.id, master);
     const running = master.run(AbortSignal.any([leave.signal, this.#stopped.signal])).finally(() => {
       this.#running.delete(running);
     });

@@ -1,0 +1,96 @@
+import type { Client } from "pg";
+import { Problem } from "../problems.ts";
+import type { Master } from "./master.ts";
+import { highestVersion, type OperationResult } from "./operation.ts";
+import { parsePosition, type Position, positionExpression, sessionAfter } from "./position.ts";
+import { type MasterPosition, type Positions, TooManyWaiting } from "./positions.ts";
+import { runOperations } from "./run-operations.ts";
+import { problemOf } from "./sql-problems.ts";
+import type { ReadOutcome, ReadRequest } from "./writer.ts";
+
+/**
+ * Reads at the first of these masters that has all that the session has seen: the first is waited for, the others must have
+ * it already.
+ * @throws Problem `session-behind` when none has it; else what the last of them said, or the signal's reason
+ */
+export const readWithSession = async (
+  masters: readonly Master[],
+  request: ReadRequest,
+  positions: Positions,
+): Promise<ReadOutcome> => {
+  let waitMs = request.waitMs;
+  let behind = 0;
+  let failure: Problem | null = null;
+  for (const master of masters) {
+    try {
+      if (request.session === null || (await has(master, { ...request, waitMs }, positions))) {
+        return await readAt(master, request, positions);
+      }
+      behind += 1;
+    } catch (error) {
+      request.signal.throwIfAborted();
+      const problem = problemOf(error).with({ region: master.name });
+      if (problem.code !== "database-unavailable" && problem.code !== "overloaded") throw problem;
+      master.doubt();
+      failure = problem;
+    }
+    waitMs = 0;
+  }
+  if (behind === 0 && failure !== null) throw failure.with({ retryAfterSeconds: 1 });
+  throw behind === 0
+    ? new Problem("no-master", "no region can be reached", { retryAfterSeconds: 1 })
+    : new Problem("session-behind", "no region that can be reached has all that this session has seen", {
+        retryAfterSeconds: 1,
+      });
+};
+
+const has = async (
+  master: Master,
+  { session, waitMs, signal, operations }: ReadRequest,
+  positions: Positions,
+): Promise<boolean> => {
+  const position: MasterPosition | null = positions.of(master.region.id);
+  if (session === null || position === null) return session === null;
+  try {
+    const tables = operations.map(({ table }) => table);
+    return (await position.waitFor({ token: session, tables, waitMs, signal })) !== null;
+  } catch (error) {
+    if (!(error instanceof TooManyWaiting)) throw error;
+    throw new Problem("overloaded", error.message, { retryAfterSeconds: 1, cause: error });
+  }
+};
+
+const readAt = async (
+  master: Master,
+  { operations, session, signal }: ReadRequest,
+  positions: Positions,
+): Promise<ReadOutcome> => {
+  const attempt = async () => {
+    const catalog = await master.catalog.get();
+    return master.session(async (client) => {
+      const results = runOperations(client, catalog, operations);
+      // Sent behind the first statement without waiting; of one read it is all in one round trip.
+      return Promise.all([results, operations.length === 1 ? askPosition(client) : null]).then(
+        async ([read, position]) => [read, position ?? (await askPosition(client))] as const,
+      );
+    }, signal);
+  };
+  const [results, position] = await attempt().catch((error: unknown) => {
+    if (!master.catalog.noticed(error)) throw error;
+    return attempt();
+  });
+  const version = highestVersion(results);
+  return {
+    region: master.name,
+    results: results satisfies readonly OperationResult[],
+    session: sessionAfter({ session, position, kind: "read", version }, positions.knowledge),
+  };
+};
+
+const askPosition = async (client: Client): Promise<Position> => {
+  const { rows } = await client.query<{ position: unknown }>({
+    name: "coregent position",
+    text: `SELECT ${positionExpression} AS position`,
+  });
+  return parsePosition(rows[0]?.position);
+};

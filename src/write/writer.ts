@@ -1,0 +1,361 @@
+import type { ClientBase } from "pg";
+import type { Place } from "../../regions/distance.ts";
+import {
+  chooseMaster,
+  rankForClient,
+  type RankedRegion,
+  type RegionVerdict,
+  type RouteRequest,
+} from "../../regions/route.ts";
+import type { Failover, Route } from "../../regions/table-settings.ts";
+import type { Topology } from "../../regions/topology.ts";
+import type { Clock, RandomSource } from "../clock.ts";
+import { Problem } from "../problems.ts";
+import { type Catalog, type CatalogTable, findTable } from "./catalog.ts";
+import { OutcomeUnknown } from "./commit.ts";
+import type { Master } from "./master.ts";
+import type { Masters } from "./masters.ts";
+import {
+  highestVersion,
+  type Key,
+  type Operation,
+  type OperationResult,
+  type SelectOperation,
+} from "./operation.ts";
+import { ownersOf, type Ownership } from "./owners.ts";
+import { sessionAfter } from "./position.ts";
+import { readWithSession } from "./read.ts";
+import { runOperations } from "./run-operations.ts";
+import { type SessionToken, stampAbove } from "./session-token.ts";
+import { problemOf } from "./sql-problems.ts";
+import { runTransaction } from "./transaction.ts";
+
+export interface WriteRequest {
+  /** In one transaction, at one master. */
+  readonly operations: readonly Operation[];
+  /** What the caller has seen: the writes are stamped above it. */
+  readonly session: SessionToken | null;
+  /** In how many further regions the write is to be before it is answered, within `waitMs`. */
+  readonly durable: { readonly regions: number } | null;
+  readonly waitMs: number;
+  readonly idempotency: { readonly scope: string; readonly key: string; readonly requestHash: string } | null;
+  /** The caller is gone: what has not been committed is given up. */
+  readonly signal: AbortSignal;
+}
+
+export interface WriteOutcome {
+  /** Whose master wrote. */
+  readonly region: string;
+  /** In place of an owner that is down, with its authority. */
+  readonly takeover: boolean;
+  readonly results: readonly OperationResult[];
+  /** The highest among the results, 0n for none. */
+  readonly version: bigint;
+  readonly session: SessionToken;
+  readonly durableRegions: number | null;
+  /** The answer is that of an earlier request with the same idempotency key. */
+  readonly replayed: boolean;
+}
+
+export interface ReadRequest {
+  readonly operations: readonly SelectOperation[];
+  readonly session: SessionToken | null;
+  /** How long to wait for this region to have what the session has seen. */
+  readonly waitMs: number;
+  readonly signal: AbortSignal;
+}
+
+export interface ReadOutcome {
+  readonly region: string;
+  readonly results: readonly OperationResult[];
+  readonly session: SessionToken;
+}
+
+export interface RouteExplanation {
+  readonly table: string;
+  readonly key: Key | null;
+  /** null: nobody owns the row, or it is not known here. */
+  readonly owner: string | null;
+  readonly ownerColumn: string | null;
+  readonly route: Route;
+  readonly failover: Failover;
+  /** Where a write would go; null: nowhere. */
+  readonly target: string | null;
+  readonly takeover: boolean;
+  /** Every region, best first. */
+  readonly regions: readonly RegionVerdict[];
+}
+
+export interface Writer {
+  write(request: WriteRequest): Promise<WriteOutcome>;
+  read(request: ReadRequest): Promise<ReadOutcome>;
+  explain(table: string, key?: Key): Promise<RouteExplanation>;
+  nearest(place: Place): readonly RankedRegion[];
+}
+
+/** What was routed where; for metrics. */
+export interface WriterEvents {
+  readonly routed: (verdict: RegionVerdict, tookMs: number) => void;
+  /** A write went on to the next master, since this one failed. */
+  readonly failedOver: (from: string) => void;
+}
+
+export interface WriterOptions {
+  readonly masters: Masters;
+  readonly topology: () => Topology;
+  readonly clock: Clock;
+  readonly random: RandomSource;
+  readonly events?: WriterEvents;
+}
+
+/** At one master: the second is for a session that was stale, or an answer that was lost while the master is well. */
+const maxTries = 2;
+const maxContentions = 3;
+const contentionMs = 20;
+
+/** Routes each write to the right master, and goes on to the next where one falls away. */
+export class RegionalWriter implements Writer {
+  readonly #options: WriterOptions;
+
+  constructor(options: WriterOptions) {
+    this.#options = options;
+  }
+
+  /** @throws Problem, or the signal's reason */
+  async write(request: WriteRequest): Promise<WriteOutcome> {
+    this.#refuseIfFenced();
+    const startedMs = this.#options.clock.monotonic();
+    const ownership = await this.#ownership(request.operations, request.signal);
+    const route = this.#routeOf(ownership);
+    const tries = new Map<string, number>();
+    let failure: unknown = null;
+    for (;;) {
+      const next = this.#next(route, tries);
+      if (next === null) throw this.#nobody(route, failure);
+      const [master, verdict] = next;
+      tries.set(master.name, (tries.get(master.name) ?? 0) + 1);
+      try {
+        const outcome = await this.#writeAt(master, verdict, request);
+        this.#options.events?.routed(verdict, this.#options.clock.monotonic() - startedMs);
+        return outcome;
+      } catch (error) {
+        await this.#afterFailure(error, { master, route, tries, request, startedMs });
+        failure = error;
+      }
+    }
+  }
+
+  /** @throws Problem, or the signal's reason */
+  async read(request: ReadRequest): Promise<ReadOutcome> {
+    // A read does no harm where the clock is wrong, and does not leave the region for a while of much work.
+    const views = this.#options.masters.views().map((view) => ({ ...view, share: 1, fenced: null }));
+    const verdicts = chooseMaster({ ...this.#routeOf(unowned), route: "nearest" }, views);
+    const masters = verdicts
+      .filter(({ candidate }) => candidate)
+      .flatMap(({ region }) => this.#options.masters.find(region) ?? []);
+    return readWithSession(masters, request, this.#options.masters.positions);
+  }
+
+  /** @throws Problem `table-unknown` */
+  async explain(table: string, key?: Key): Promise<RouteExplanation> {
+    const signal = AbortSignal.timeout(this.#options.topology().writer.maxWaitMs);
+    const found = await this.#findTable(table);
+    const operations: Operation[] =
+      key === undefined ? [] : [{ kind: "delete", table: found.name, key, ifMatch: null, returning: [] }];
+    const ownership = await this.#ownership(operations, signal);
+    const route = this.#tableRoute(found.name);
+    const regions = chooseMaster(
+      { ...this.#routeOf(ownership), route, failover: found.failover },
+      this.#options.masters.views(),
+    );
+    const [first] = regions;
+    return {
+      table: found.name,
+      key: key ?? null,
+      owner: ownership.owners[0] ?? null,
+      ownerColumn: found.ownerColumn,
+      route,
+      failover: found.failover,
+      target: first?.candidate === true ? first.region : null,
+      takeover: first?.takeover === true,
+      regions,
+    };
+  }
+
+  nearest(place: Place): readonly RankedRegion[] {
+    return rankForClient(place, this.#options.masters.views());
+  }
+
+  #refuseIfFenced(): void {
+    const { masters } = this.#options;
+    const odd = masters.oddClocks.get(masters.here);
+    if (odd?.verdict === "fence") {
+      throw new Problem("region-fenced", `region ${masters.here} takes no writes: ${odd.text}`, {
+        region: masters.here,
+        retryAfterSeconds: 5,
+      });
+    }
+  }
+
+  #routeOf(ownership: Ownership): RouteRequest {
+    return { here: this.#options.masters.here, chance: this.#options.random(), ...ownership };
+  }
+
+  #tableRoute(table: string): Route {
+    return this.#options.topology().tables.find(({ name }) => name === table)?.route ?? "owner";
+  }
+
+  /** The best candidate that has not been tried often enough. */
+  #next(route: RouteRequest, tries: ReadonlyMap<string, number>): readonly [Master, RegionVerdict] | null {
+    const { masters } = this.#options;
+    for (const verdict of chooseMaster(route, masters.views())) {
+      const master = masters.find(verdict.region);
+      if (verdict.candidate && master !== undefined && (tries.get(verdict.region) ?? 0) < maxTries) {
+        return [master, verdict];
+      }
+    }
+    return null;
+  }
+
+  /** The catalog of the nearest master that answers, for what is the same in all of them. */
+  async #somewhere<T>(ask: (master: Master) => Promise<T>): Promise<T> {
+    let failure: unknown = null;
+    for (const { region, choice } of chooseMaster(this.#routeOf(unowned), this.#options.masters.views())) {
+      const master = this.#options.masters.find(region);
+      if (master === undefined || choice === "down") continue;
+      try {
+        return await ask(master);
+      } catch (error) {
+        const problem = problemOf(error);
+        if (problem.code !== "database-unavailable" && problem.code !== "overloaded") throw problem;
+        master.doubt();
+        failure = problem;
+      }
+    }
+    throw this.#nobody(this.#routeOf(unowned), failure);
+  }
+
+  #findTable(name: string): Promise<CatalogTable> {
+    return this.#somewhere(async (master) => {
+      try {
+        return findTable(await master.catalog.get(), name);
+      } catch (error) {
+        if (!(error instanceof Problem) || error.code !== "table-unknown") throw error;
+        return findTable(await master.catalog.refreshed(), name);
+      }
+    });
+  }
+
+  #ownership(operations: readonly Operation[], signal: AbortSignal): Promise<Ownership> {
+    return this.#somewhere(async (master) => {
+      const ask = (catalog: Catalog): Promise<Ownership> =>
+        ownersOf(
+          (lookUp: (client: ClientBase) => Promise<(string | null)[]>) => master.session(lookUp, signal),
+          operations,
+          { catalog, routeOf: (table) => this.#tableRoute(table) },
+        );
+      try {
+        return await ask(await master.catalog.get());
+      } catch (error) {
+        const unknown = error instanceof Problem && error.code === "table-unknown";
+        if (!unknown && !master.catalog.noticed(error)) throw error;
+        return ask(await master.catalog.refreshed());
+      }
+    });
+  }
+
+  async #writeAt(master: Master, verdict: RegionVerdict, request: WriteRequest): Promise<WriteOutcome> {
+    const { clock, masters, random } = this.#options;
+    const { session, operations, signal } = request;
+    const settings = {
+      stampAbove: session === null ? null : stampAbove(session, clock.now()),
+      takeover: verdict.takeover,
+    };
+    for (let contentions = 0, stale = false; ;) {
+      const catalog = await master.catalog.get();
+      try {
+        const { result, position } = await runTransaction(
+          master,
+          { settings, signal, work: (client) => runOperations(client, catalog, operations) },
+          clock,
+        );
+        const version = highestVersion(result);
+        return {
+          region: master.name,
+          takeover: verdict.takeover,
+          results: result,
+          version,
+          session: sessionAfter({ session, position, kind: "write", version }, masters.positions.knowledge),
+          durableRegions: null,
+          replayed: false,
+        };
+      } catch (error) {
+        if (!stale && master.catalog.noticed(error)) {
+          stale = true;
+        } else if (isContention(error) && contentions < maxContentions) {
+          contentions += 1;
+          await clock.sleep(contentionMs * 2 ** contentions * (0.5 + random()), signal);
+        } else {
+          throw error;
+        }
+      }
+    }
+  }
+
+  /** Returns if another attempt makes sense, at the same master or elsewhere. */
+  async #afterFailure(
+    error: unknown,
+    at: {
+      readonly master: Master;
+      readonly route: RouteRequest;
+      readonly tries: Map<string, number>;
+      readonly request: WriteRequest;
+      readonly startedMs: number;
+    },
+  ): Promise<void> {
+    const { master, route, tries, request } = at;
+    request.signal.throwIfAborted();
+    if (error instanceof OutcomeUnknown) {
+      master.doubt();
+      throw new Problem("outcome-unknown", `the connection to ${master.name} broke during COMMIT`, {
+        region: master.name,
+        cause: error,
+      });
+    }
+    const problem = problemOf(error).with({ region: master.name });
+    const { maxWaitMs } = this.#options.topology().writer;
+    if (problem.code === "overloaded") {
+      tries.set(master.name, maxTries);
+      if (this.#options.clock.monotonic() - at.startedMs >= maxWaitMs) throw problem;
+      return;
+    }
+    if (problem.code !== "database-unavailable") throw problem;
+    this.#options.events?.failedOver(master.name);
+    if (route.route === "owner" && route.owners.includes(master.name)) {
+      // Until it is decided whether the owner is down, nobody can take over from it.
+      await master.judgedAnew(AbortSignal.any([request.signal, AbortSignal.timeout(this.#decisionMs)]));
+    } else {
+      master.doubt();
+      tries.set(master.name, maxTries);
+    }
+  }
+
+  get #decisionMs(): number {
+    const { failuresToDown, probeTimeoutMs, probeMs } = this.#options.topology().writer;
+    return failuresToDown * (probeTimeoutMs + probeMs / 2);
+  }
+
+  #nobody(route: RouteRequest, failure: unknown): Problem {
+    if (failure !== null) {
+      return problemOf(failure).with({ retryAfterSeconds: 1 });
+    }
+    const regions = chooseMaster(route, this.#options.masters.views());
+    return new Problem("no-master", regions.map(({ region, because }) => `${region} ${because}`).join("; "), {
+      retryAfterSeconds: 1,
+    });
+  }
+}
+
+const unowned: Ownership = { owners: [], route: "owner", failover: "takeover" };
+
+const isContention = (error: unknown): boolean => error instanceof Problem && error.code === "contention";

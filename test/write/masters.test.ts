@@ -1,0 +1,87 @@
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { eventually } from "../support/database.ts";
+import { healths, WritingRegions } from "./masters-fixture.ts";
+
+let all: WritingRegions;
+
+beforeAll(async () => {
+  all = await WritingRegions.create();
+});
+afterEach(() => all.calm());
+afterAll(() => all[Symbol.asyncDispose]());
+
+test("every master is probed: health, round trip, clock", async () => {
+  all.line("c").setConditions({ latencyMs: 30 });
+  const masters = all.masters("a");
+  await healths(masters, { a: "healthy", b: "healthy", c: "healthy" });
+  const [a, , c] = masters.views();
+  expect(c?.roundTripMs).toBeGreaterThanOrEqual(50);
+  expect(a?.roundTripMs).toBeLessThan(c?.roundTripMs ?? 0);
+  expect(masters.find("b")?.clockReading?.skewMs).toBeLessThan(1_000);
+});
+
+test("one whose line breaks is down, with the reason, and is back when it has been well for a while", async () => {
+  const masters = all.masters("a");
+  await healths(masters, { b: "healthy" });
+  all.line("b").cut({ mode: "reset" });
+  await healths(masters, { a: "healthy", b: "down", c: "healthy" });
+  expect(masters.views().find(({ name }) => name === "b")?.healthReason).toBe(
+    "cannot be reached (ECONNRESET)",
+  );
+  all.line("b").heal();
+  await healths(masters, { b: "healthy" });
+});
+
+test("one that falls silent is down, and whoever waits for its answer hears of it", async () => {
+  const masters = all.masters("a");
+  await healths(masters, { b: "healthy" });
+  const b = masters.find("b");
+  const asking = b?.session((client) => client.query("SELECT pg_sleep(60)"), AbortSignal.timeout(60_000));
+  const answer = expect(asking).rejects.toThrow(/onnection/);
+  await eventually(() => b?.connections.inFlight === 1);
+  all.line("b").cut({ mode: "blackhole" });
+  await healths(masters, { b: "down" });
+  await answer;
+  expect(b?.health.reason).toBe("does not answer");
+  all.line("b").heal();
+  await healths(masters, { b: "healthy" });
+});
+
+test("an answer that is late is waited for: one packet that was lost makes nothing down", async () => {
+  const masters = all.masters("a", { settings: { probeTimeoutMs: 300, failuresToDown: 50 } });
+  await healths(masters, { b: "healthy" });
+  const before = all.line("b").counters.accepted;
+  all.line("b").cut({ mode: "blackhole" });
+  await healths(masters, { b: "suspect" });
+  all.line("b").heal();
+  await healths(masters, { b: "healthy" });
+  expect(all.line("b").counters.accepted).toBe(before);
+});
+
+test("one that is read-only is down", async () => {
+  const db = all.regions.db("c");
+  await db.query(`ALTER DATABASE "${db.name}" SET default_transaction_read_only = on`);
+  try {
+    const masters = all.masters("a");
+    await healths(masters, { a: "healthy", c: "down" });
+    expect(masters.views().find(({ name }) => name === "c")?.healthReason).toBe("is read-only");
+  } finally {
+    await db.query("SET default_transaction_read_only = off");
+    await db.query(`ALTER DATABASE "${db.name}" RESET default_transaction_read_only`);
+  }
+});
+
+test("a clock that is an hour ahead is fenced, one that is some seconds ahead is warned of", async () => {
+  const [b, c] = [all.regions.db("b"), all.regions.db("c")];
+  await b.query(`ALTER DATABASE "${b.name}" SET coregent.clock_offset_us = '5000000'`);
+  await c.query(`ALTER DATABASE "${c.name}" SET coregent.clock_offset_us = '3600000000'`);
+  try {
+    const masters = all.masters("a", { settings: { warnSkewMs: 1_000, fenceSkewMs: 60_000 } });
+    await eventually(() => masters.oddClocks.get("c")?.verdict === "fence");
+    expect(masters.oddClocks.get("c")?.text).toBe("its clock is 60 min ahead of the others'");
+    expect(masters.views().map(({ fenced }) => fenced !== null)).toEqual([false, false, true]);
+  } finally {
+    await b.query(`ALTER DATABASE "${b.name}" RESET coregent.clock_offset_us`);
+    await c.query(`ALTER DATABASE "${c.name}" RESET coregent.clock_offset_us`);
+  }
+});
