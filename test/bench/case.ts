@@ -18,9 +18,9 @@ export interface Measure {
   readonly notes?: readonly string[];
 }
 
-/** `value` and `aim` bound the ratio ours / native, or our own figure. `mayPass`: a figure that is enough by itself. */
+/** `value` and `aim` bound ours / native, our own figure, or ours - native. */
 export interface Bar {
-  readonly of: "ratio" | "ours";
+  readonly of: "ratio" | "ours" | "difference";
   readonly is: "at least" | "at most";
   readonly value: number;
   readonly aim: number | null;
@@ -29,7 +29,8 @@ export interface Bar {
 /** Processor time that a drain took, for the second table. */
 export interface CpuLine {
   readonly name: string;
-  readonly side: Side;
+  /** A {@link Side}, or what else is told apart. */
+  readonly side: string;
   readonly changes: number;
   /** Of each measured run. */
   readonly uses: readonly CpuUse[];

@@ -10,6 +10,12 @@ export interface CpuUse {
   readonly target: number;
 }
 
+export const cpuSpent = (before: CpuUse, after: CpuUse): CpuUse => ({
+  source: after.source - before.source,
+  agent: after.agent - before.agent,
+  target: after.target - before.target,
+});
+
 /** Of Linux on all common machines: what /proc counts in. */
 const ticksPerSecond = 100;
 

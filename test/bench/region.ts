@@ -6,49 +6,77 @@ import { AgentProcess } from "../../src/testing/agent-process.ts";
 import { configText, writeConfig, type ConfiguredRegion } from "../../src/testing/config-file.ts";
 import { installCluster } from "../../src/testing/install.ts";
 import type { TableOptions } from "../../src/testing/options.ts";
+import type { Servers } from "./servers.ts";
+import { createDatabase, dropDatabase, run } from "./sql.ts";
 
-export interface ClusterParts {
-  readonly name: string;
-  readonly folder: string;
-  readonly servers: readonly Server[];
-  readonly database: string;
+export const clusterName = "bench";
+export const oursDatabase = "ours";
+
+export interface ClusterOptions {
+  readonly regions: number;
+  /** Run in every region before Coregent is installed. */
+  readonly schema: readonly string[];
+  /** Further statements in the first region, before Coregent is installed. */
+  readonly seed?: readonly string[];
   readonly tables?: readonly TableOptions[];
 }
 
-/** A cluster whose regions are databases on servers of the bench, joined directly. */
-export interface BenchCluster {
-  readonly agents: readonly AgentProcess[];
+export interface BenchRegion {
+  readonly server: Server;
+  /** Not started. */
+  readonly agent: AgentProcess;
+}
+
+/** Regions a, b and so on, with ids from 1: databases on the servers of these names, joined directly. */
+export interface BenchCluster extends AsyncDisposable {
+  readonly regions: readonly BenchRegion[];
+  readonly database: string;
   readonly configFile: string;
 }
 
-/** Does what `coregent init` does. Regions are called a, b and so on, with ids from 1; no agent runs yet. */
-export const initCluster = async (parts: ClusterParts): Promise<BenchCluster> => {
-  const regions: ConfiguredRegion[] = [];
-  for (const [i, server] of parts.servers.entries()) {
-    regions.push({
-      name: String.fromCodePoint(97 + i),
+/** Makes the databases anew and does what `coregent init` does. */
+export const openCluster = async (servers: Servers, options: ClusterOptions): Promise<BenchCluster> => {
+  const names = Array.from({ length: options.regions }, (_, i) => String.fromCodePoint(97 + i));
+  const started = await Promise.all(names.map((name) => servers.get(name)));
+  const configured: ConfiguredRegion[] = [];
+  for (const [i, server] of started.entries()) {
+    await createDatabase(server, oursDatabase);
+    await run(server, oursDatabase, ...options.schema, ...(i === 0 ? (options.seed ?? []) : []));
+    configured.push({
+      name: names[i] ?? "",
       id: i + 1,
-      postgres: server.url(parts.database),
+      postgres: server.url(oursDatabase),
       api: `http://127.0.0.1:${await freePort()}`,
     });
   }
-  const configFile = join(parts.folder, `${parts.name}.yaml`);
-  const text = configText(
-    { cluster: parts.name, regions: regions.length, tables: parts.tables ?? [] },
-    regions,
-  );
+  const configFile = join(servers.folder, `${clusterName}.yaml`);
+  const settings = { cluster: clusterName, regions: names, tables: options.tables ?? [] };
+  const text = configText(settings, configured);
   await writeConfig(configFile, text);
   await installCluster(topologyOf(text, { file: configFile, env: {} }));
-  const agents = regions.map(
-    ({ name, api }) =>
-      new AgentProcess({
-        region: name,
-        api,
-        configFile,
-        logFile: join(parts.folder, `${parts.name}.${name}.agent.log`),
-        cwd: parts.folder,
-        env: {},
-      }),
-  );
-  return { agents, configFile };
+  const regions = started.map((server, i): BenchRegion => {
+    const { name: region = "", api = "" } = configured[i] ?? {};
+    const logFile = join(servers.folder, `${region}.agent.log`);
+    return {
+      server,
+      agent: new AgentProcess({ region, api, configFile, logFile, cwd: servers.folder, env: {} }),
+    };
+  });
+  return {
+    regions,
+    database: oursDatabase,
+    configFile,
+    [Symbol.asyncDispose]: async () => {
+      await Promise.all(regions.map(({ agent }) => agent.kill()));
+      for (const { server } of regions) await dropDatabase(server, oursDatabase);
+    },
+  };
+};
+
+/** @throws where there is none of that index */
+export const regionAt = ({ regions }: BenchCluster, index: number): BenchRegion => {
+  const region = regions[index];
+  if (region === undefined)
+    throw new RangeError(`the cluster has ${regions.length} regions, none at ${index}`);
+  return region;
 };

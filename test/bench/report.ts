@@ -38,7 +38,7 @@ export const judge = (measure: Measure): Judged => {
   const ours = median(measure.ours);
   const native = medianOrNull(measure.native);
   const ratio = native === null ? null : ours / native;
-  const figure = bar?.of === "ours" ? ours : ratio;
+  const judged = { ours, ratio, difference: native === null ? null : ours - native }[bar?.of ?? "ours"];
   return {
     name: measure.name,
     title: measure.title,
@@ -51,8 +51,8 @@ export const judge = (measure: Measure): Judged => {
     aim: bar?.aim ?? null,
     barOf: bar?.of ?? null,
     barIs: bar?.is ?? null,
-    met: bar === null ? null : holds(bar, figure, bar.value),
-    aimMet: bar === null ? null : holds(bar, figure, bar.aim),
+    met: bar === null ? null : holds(bar, judged, bar.value),
+    aimMet: bar === null ? null : holds(bar, judged, bar.aim),
     range: {
       ours: rangeOf(measure.ours),
       native: rangeOf(measure.native),
@@ -78,7 +78,9 @@ const withRange = (value: number | null, range: readonly [number, number] | null
 
 const boundText = ({ barOf, barIs, unit }: Judged, value: number | null): string => {
   if (value === null) return "-";
-  return `${barIs === "at least" ? ">=" : "<="} ${figure(value)}${barOf === "ratio" ? " x" : ` ${unit}`}`;
+  const sign = barIs === "at least" ? ">=" : "<=";
+  if (barOf === "difference") return `${sign} native + ${figure(value)} ${unit}`;
+  return `${sign} ${figure(value)}${barOf === "ratio" ? " x" : ` ${unit}`}`;
 };
 
 const metText = ({ met, aimMet }: Judged): string => {

@@ -32,8 +32,8 @@ const shown = [
 ];
 
 /**
- * Servers by name, started when first asked for and kept: one pair of source and target for Coregent, one for native
- * replication, so that neither reads the other's WAL; and further ones for clusters of more regions.
+ * Servers by name, started when first asked for and kept: `a` to `f` for Coregent's regions, a pair for native
+ * replication, so that neither reads the other's WAL.
  */
 export class Servers implements AsyncDisposable {
   readonly folder: string;
@@ -61,12 +61,6 @@ export class Servers implements AsyncDisposable {
     });
     this.#servers.set(name, started);
     return started;
-  }
-
-  /** Stopped until it is asked for again: an idle server takes memory, and the other ones should have it. */
-  async stop(name: string): Promise<void> {
-    const server = await this.#servers.get(name);
-    await server?.stop();
   }
 
   /** The settings in force, the same on all servers. @throws where they differ */

@@ -9,6 +9,10 @@ export const connect = async (url: string, applicationName = "bench"): Promise<C
   return client;
 };
 
+/** The pid of the session's server process. */
+export const backendOf = async (client: Client): Promise<number> =>
+  (await client.query<{ pid: number }>("SELECT pg_backend_pid() AS pid")).rows[0]?.pid ?? 0;
+
 export const withClient = async <T>(url: string, work: (client: Client) => Promise<T>): Promise<T> => {
   const client = await connect(url);
   try {

@@ -1,9 +1,10 @@
 import type { Server } from "../../../src/embedded/server.ts";
 import type { Side } from "../case.ts";
+import type { Servers } from "../servers.ts";
 import type { SizedWorkload, Workload } from "./workload.ts";
 
-/** Where the backlog is written and what keeps it. */
-export interface Prepared {
+/** Where the backlog is written and what keeps it. To be disposed of: slots that nobody reads keep WAL. */
+export interface Prepared extends AsyncDisposable {
   readonly source: Server;
   readonly target: Server;
   /** Of the source's database. */
@@ -30,4 +31,9 @@ export interface Consumer {
   explain(): Promise<string>;
 }
 
-export type Prepare = (workload: Workload, sized: SizedWorkload) => Promise<Prepared>;
+/** Source and target hold the seed, and the slot stands behind it. The backlog is not written yet. */
+export type Prepare = (
+  servers: Servers,
+  workload: Pick<Workload, "schema">,
+  sized: Pick<SizedWorkload, "seed">,
+) => Promise<Prepared>;

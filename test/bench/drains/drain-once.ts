@@ -1,0 +1,96 @@
+import type { Client } from "pg";
+import { contentOf } from "../content.ts";
+import { cpuOfProcess, cpuOfServer, cpuSpent, memoryOf, type CpuUse } from "../cpu.ts";
+import { backendOf, connect, copySlot, createDatabase, run, until, withClient } from "../sql.ts";
+import type { Consumer, Prepared } from "./consumer.ts";
+import { marker, setMarker, type SizedWorkload } from "./workload.ts";
+
+export interface Drained {
+  /** From the moment at which the consumer's walsender holds the slot until the last transaction is visible. */
+  readonly seconds: number;
+  /** Before that: from the consumer's start. */
+  readonly startUpSeconds: number;
+  readonly cpu: CpuUse;
+  /** Null where all work is done inside the servers. */
+  readonly peakMiB: number | null;
+  /** As {@link contentOf} gives it for the source. */
+  readonly content: string;
+}
+
+export const writeBacklog = async (
+  { source, database }: Prepared,
+  { backlog }: Pick<SizedWorkload, "backlog">,
+): Promise<void> => {
+  // The writing is not what is measured. One commit is flushed at the end, and a checkpoint leaves the source quiet.
+  await withClient(source.url(database), async (client) => {
+    await client.query("SET synchronous_commit = off");
+    for (const sql of backlog) await client.query(sql);
+  });
+  await run(source, database, setMarker(marker.written), "CHECKPOINT");
+};
+
+/** The target as before, the slot as before; nothing else of the last run is left. */
+const reset = async ({ source, target, database, keptSlot }: Prepared, consumer: Consumer): Promise<void> => {
+  await createDatabase(target, consumer.targetDatabase, consumer.template);
+  await withClient(source.url(database), (client) => copySlot(client, keptSlot, consumer.slot));
+  await consumer.ready();
+  await run(target, consumer.targetDatabase, "CHECKPOINT");
+};
+
+const slotTaken = async (client: Client, slot: string): Promise<boolean> => {
+  const { rowCount } = await client.query({
+    name: "taken",
+    text: "SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active",
+    values: [slot],
+  });
+  return rowCount === 1;
+};
+
+const hasBacklog = async (client: Client): Promise<boolean> => {
+  const { rowCount } = await client.query({
+    name: "marker",
+    text: "SELECT FROM marker WHERE id = $1",
+    values: [marker.written],
+  });
+  return rowCount === 1;
+};
+
+/** One run of one consumer over the backlog. */
+export const drainOnce = async (
+  prepared: Prepared,
+  consumer: Consumer,
+  tables: readonly string[],
+): Promise<Drained> => {
+  const { source, target, database } = prepared;
+  await reset(prepared, consumer);
+  const atSource = await connect(source.url(database));
+  const atTarget = await connect(target.url(consumer.targetDatabase));
+  const measuring = [await backendOf(atSource), await backendOf(atTarget)];
+  const cpuNow = (): CpuUse => ({
+    source: cpuOfServer(source.pid, measuring),
+    agent: cpuOfProcess(consumer.pid()),
+    target: cpuOfServer(target.pid, measuring),
+  });
+  try {
+    const enabledAt = performance.now();
+    await consumer.start();
+    await until("the consumer has taken the slot", () => slotTaken(atSource, consumer.slot), { everyMs: 1 });
+    const startedAt = performance.now();
+    const before = cpuNow();
+    await until("the backlog is at the target", () => hasBacklog(atTarget));
+    const endedAt = performance.now();
+    const pid = consumer.pid();
+    return {
+      seconds: (endedAt - startedAt) / 1000,
+      startUpSeconds: (startedAt - enabledAt) / 1000,
+      cpu: cpuSpent(before, cpuNow()),
+      peakMiB: pid === null ? null : memoryOf(pid).peakMiB,
+      content: await contentOf(target, consumer.targetDatabase, tables),
+    };
+  } catch (error) {
+    throw new Error(`${consumer.side}: ${String(error)}\n${await consumer.explain()}`, { cause: error });
+  } finally {
+    await Promise.all([atSource.end(), atTarget.end()]);
+    await consumer.stop();
+  }
+};
