@@ -1,8 +1,14 @@
-import Fastify, { type FastifyError, type FastifyInstance } from "fastify";
+import { randomUUID } from "node:crypto";
+import Fastify, { type FastifyInstance } from "fastify";
 import type { Registry } from "prom-client";
+import type { Problem } from "../problems.ts";
 import type { AgentStatus } from "../replication/status.ts";
+import { registerApi, registerDescription } from "./api.ts";
+import type { ApiParts } from "./api-parts.ts";
+import { addProblems, answerClientError, problemFrom, sendProblem } from "./problem-reply.ts";
 import { notReadyReasons } from "./readiness.ts";
 import { agentReport } from "./report.ts";
+import { validatorCompiler } from "./schemas.ts";
 
 export interface AgentServerOptions {
   readonly status: AgentStatus;
@@ -12,46 +18,103 @@ export interface AgentServerOptions {
   /** Milliseconds since 1970. */
   readonly now: () => number;
   readonly pingTimeoutMs?: number;
+  /** The regional writer's API; without it the endpoints only tell of the agent. */
+  readonly api?: ApiParts;
+  /** Further routes, which are then described at /openapi.json too. */
+  readonly register?: readonly ((app: FastifyInstance) => void)[];
+  /** A request failed for a reason that is ours. */
+  readonly onInternal?: (problem: Problem, requestId: string) => void;
+  readonly bounds?: Partial<ServerBounds>;
 }
 
+export interface ServerBounds {
+  readonly maxConnections: number;
+  /** For a request to arrive whole, */
+  readonly requestTimeoutMs: number;
+  /** and its headers. */
+  readonly headersTimeoutMs: number;
+  /** A connection on which nothing is sent either way. Longer than any answer takes. */
+  readonly idleTimeoutMs: number;
+}
+
+const usualBounds: ServerBounds = {
+  maxConnections: 4_096,
+  requestTimeoutMs: 10_000,
+  headersTimeoutMs: 5_000,
+  idleTimeoutMs: 120_000,
+};
+
 const jsonType = "application/json; charset=utf-8";
-const problemType = "application/problem+json; charset=utf-8";
 
 /**
- * The agent's own endpoints: `/livez`, `/readyz`, `/metrics`, `/v1/status`. They only read, they take no body, and
- * every resource that a client can hold is bounded, so that a scraper gone wild does not starve the links.
+ * The agent's own endpoints `/livez`, `/readyz`, `/metrics`, `/v1/status`, and the API of the regional writer. Every
+ * resource that a client can hold is bounded, so that one gone wild does not starve the others or the links.
  */
 export const createAgentServer = (options: AgentServerOptions): FastifyInstance => {
+  const { region } = options.status;
+  const bounds = { ...usualBounds, ...options.bounds };
   const server = Fastify({
     logger: false,
     bodyLimit: 1024,
-    requestTimeout: 10_000,
-    connectionTimeout: 30_000,
+    requestTimeout: bounds.requestTimeoutMs,
+    connectionTimeout: bounds.idleTimeoutMs,
     keepAliveTimeout: 65_000,
     maxRequestsPerSocket: 10_000,
-    http: { maxHeaderSize: 16 * 1024 },
+    genReqId: () => randomUUID(),
+    routerOptions: { maxParamLength: 4_096 },
+    http: {
+      maxHeaderSize: 16 * 1024,
+      headersTimeout: bounds.headersTimeoutMs,
+      connectionsCheckingInterval: Math.min(1_000, bounds.headersTimeoutMs),
+    },
     // SIGTERM must not wait for a scraper's idle connection.
     forceCloseConnections: true,
     return503OnClosing: true,
+    clientErrorHandler: answerClientError(region),
+    frameworkErrors: (error, request, reply) => {
+      void sendProblem(request, reply, problemFrom(error), region);
+    },
   });
-  server.server.maxConnections = 128;
-  addProblems(server);
+  server.server.maxConnections = bounds.maxConnections;
+  server.setValidatorCompiler(validatorCompiler);
+  server.setSerializerCompiler(() => (value) => JSON.stringify(value));
+  addProblems(server, {
+    region,
+    onInternal: (problem, request) => options.onInternal?.(problem, request.id),
+  });
+  void server.register(async (app) => {
+    await registerDescription(app);
+    await app.register((scope, _options, done) => {
+      addAgentRoutes(scope, options);
+      for (const register of options.register ?? []) register(scope);
+      done();
+    });
+    if (options.api !== undefined) await registerApi(app, options.api);
+  });
+  return server;
+};
+
+const addAgentRoutes = (server: FastifyInstance, options: AgentServerOptions): void => {
   addProbes(server, options);
-  server.get("/metrics", async (_request, reply) => {
+  server.get("/metrics", agentTags("Figures for Prometheus"), async (_request, reply) => {
     const page = await options.registry.metrics();
     return reply.header("content-type", options.registry.contentType).send(page);
   });
-  server.get("/v1/status", (_request, reply) =>
+  server.get("/v1/status", agentTags("The agent's links"), (_request, reply) =>
     reply.header("content-type", jsonType).send(agentReport(options.status, options.now())),
   );
-  return server;
 };
+
+const agentTags = (summary: string) => ({ schema: { tags: ["agent"], summary } });
 
 const addProbes = (server: FastifyInstance, options: AgentServerOptions): void => {
   const { status } = options;
   const ping = sharedPing(options.pingDatabase, options.pingTimeoutMs ?? 2000);
-  server.get("/livez", () => ({ status: "ok", region: status.region }));
-  server.get("/readyz", async (_request, reply) => {
+  server.get("/livez", agentTags("Whether the process lives"), () => ({
+    status: "ok",
+    region: status.region,
+  }));
+  server.get("/readyz", agentTags("Whether the agent works for its region"), async (_request, reply) => {
     const reasons = notReadyReasons(status, await ping());
     return reply.code(reasons.length === 0 ? 200 : 503).send({
       status: reasons.length === 0 ? "ready" : "not ready",
@@ -85,29 +148,4 @@ const sharedPing = (ping: () => Promise<void>, timeoutMs: number): (() => Promis
       clearTimeout(timer);
     }
   };
-};
-
-/** Errors as RFC 9457 problems, without a stack or a path of ours. */
-const addProblems = (server: FastifyInstance): void => {
-  server.setNotFoundHandler((request, reply) =>
-    reply
-      .code(404)
-      .type(problemType)
-      .send({
-        title: "Not found",
-        status: 404,
-        detail: `${request.method} is answered on /livez, /readyz, /metrics and /v1/status only, with GET`,
-      }),
-  );
-  server.setErrorHandler((error: FastifyError, _request, reply) => {
-    const status = error.statusCode ?? 500;
-    return reply
-      .code(status)
-      .type(problemType)
-      .send({
-        title: status < 500 ? "Bad request" : "Internal error",
-        status,
-        ...(status < 500 ? { detail: error.message } : {}),
-      });
-  });
 };

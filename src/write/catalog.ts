@@ -35,6 +35,8 @@ export interface CatalogColumn {
   readonly cast: string;
   /** What a value is compared as: as `cast`, but a domain's own type, whose CHECK says nothing of a filter. */
   readonly baseCast: string;
+  /** Of the base type: what a result's column of it says. */
+  readonly typeOid: number;
   /** Name of the base type in pg_catalog, such as `int4`; `""` for types of others. */
   readonly type: string;
   readonly shape: "scalar" | "json" | "array" | "composite";
@@ -80,6 +82,7 @@ SELECT r.name, r.schema_name AS schema, r.table_name AS table, r.tombstone, r.ow
              'name', a.attname,
              'cast', ${castOf("a.atttypid")},
              'baseCast', ${castOf("b.oid")},
+             'typeOid', b.oid::bigint,
              'type', ${builtIn("b.oid")},
              'shape', CASE WHEN b.typname IN ('json', 'jsonb') AND b.typnamespace = 'pg_catalog'::regnamespace THEN 'json'
                            WHEN b.typcategory = 'A' THEN 'array' WHEN b.typtype = 'c' THEN 'composite' ELSE 'scalar' END,

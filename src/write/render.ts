@@ -58,6 +58,12 @@ export const selected = (column: CatalogColumn, prefix = ""): string => {
   }
 };
 
+const jsonOid = 114;
+
+/** The type that a result's column has which `selected` has asked for. Another: the column was altered since. */
+export const selectedOid = (column: CatalogColumn): number =>
+  column.shape === "array" || column.shape === "composite" ? jsonOid : column.typeOid;
+
 /** A function from a row's texts, of which the first are these columns', to a JSON object's text. */
 export const rowRenderer = (
   columns: readonly CatalogColumn[],

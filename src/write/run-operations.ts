@@ -13,7 +13,7 @@ import type {
   VersionMatch,
 } from "./operation.ts";
 import { countStatement, pageStatement } from "./select-statements.ts";
-import { problemOf } from "./sql-problems.ts";
+import { problemOf, StaleCatalog } from "./sql-problems.ts";
 import {
   deleteStatement,
   insertStatements,
@@ -99,13 +99,14 @@ const preparedName = (text: string, catalog: Catalog): string | undefined => {
 
 const run = async (session: Session, statement: Statement): Promise<Texts[]> => {
   const name = statement.reusable ? preparedName(statement.text, session.catalog) : undefined;
-  const { rows } = await session.client.query<string[]>({
+  const { rows, fields } = await session.client.query<string[]>({
     ...(name === undefined ? {} : { name }),
     text: statement.text,
     values: [...statement.values],
     rowMode: "array",
     types: rawTypes,
   });
+  if (statement.shape.types.some((oid, at) => fields[at]?.dataTypeID !== oid)) throw new StaleCatalog();
   return rows;
 };
 

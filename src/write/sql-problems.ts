@@ -58,7 +58,14 @@ export const problemCodeOf = (sqlState: string): ProblemCode | null =>
 /** Not found or changed since the catalog was read: a table, a column, a type, the result of a prepared statement. */
 const staleStates: ReadonlySet<string> = new Set(["42P01", "42703", "42704", "0A000", "3F000", "26000"]);
 
+/** A column has another type than the catalog says, so that its text would be taken for something else. */
+export class StaleCatalog extends Error {
+  override readonly name = "StaleCatalog";
+  override readonly message = "a table was altered since the catalog was read";
+}
+
 export const isCatalogStale = (error: unknown): boolean => {
+  if (rootOf(error) instanceof StaleCatalog) return true;
   const state = sqlStateOf(rootOf(error));
   // A function of the user's that misses a table is not cured by our reading the catalog again.
   return state !== null && staleStates.has(state) && !isFromFunction(rootOf(error));
@@ -89,6 +96,7 @@ const words = (error: Error, sqlState: string): string => {
  */
 export const problemOf = (error: unknown): Problem => {
   if (error instanceof Problem) return error;
+  if (error instanceof StaleCatalog) return new Problem("contention", error.message, { cause: error });
   const state = sqlStateOf(error);
   if (state !== null && error instanceof Error) return problemOfState(error, state);
   if (error instanceof Error && reactionTo(error, "session") === "retry") {

@@ -11,7 +11,7 @@ import type {
   UpsertOperation,
   VersionMatch,
 } from "./operation.ts";
-import { rowRenderer, selected } from "./render.ts";
+import { rowRenderer, selected, selectedOid } from "./render.ts";
 import { arrayOf, checkedText, parameterOf } from "./value-text.ts";
 
 /**
@@ -30,6 +30,8 @@ export interface Statement {
 export interface Shape {
   /** null: no rows are wanted. */
   readonly render: ((texts: readonly (string | null)[]) => string) | null;
+  /** The types of the columns shown, which come first. Others: the catalog is out of date. */
+  readonly types: readonly number[];
   readonly key: readonly number[];
   readonly version: number;
   /** -1 where the table has no owners. */
@@ -80,6 +82,7 @@ export const selectList = (
     expression === undefined ? -1 : items.push(expression) - 1;
   const shape: Shape = {
     render: returning?.length === 0 ? null : rowRenderer(shown),
+    types: shown.map(selectedOid),
     key: table.key.map(raw),
     order: (options.order ?? []).map(raw),
     version: extra("t.cg_version"),

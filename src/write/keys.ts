@@ -1,0 +1,79 @@
+import { monotonicFactory } from "ulid";
+import { type Catalog, type CatalogTable, findTable } from "./catalog.ts";
+import type { Operation, RowValues } from "./operation.ts";
+
+/**
+ * Keys for rows that come without one, made before a master is chosen: whichever master takes the row, at whichever
+ * attempt, it is the same row.
+ */
+
+/** 128 bits, as columns of either kind hold them. */
+export interface RowKey {
+  readonly uuid: string;
+  readonly ulid: string;
+}
+
+/** Makes the key of a row from its place in the request: counted over all operations' rows, from 0. */
+export type MakeKey = (ordinal: number) => RowKey;
+
+const nextUlid = monotonicFactory();
+
+/** In order of creation, within a millisecond too. Where an idempotency key is given, derived-key.ts makes them instead. */
+export const freshKeys =
+  (nowMs: () => number): MakeKey =>
+  () => {
+    const text = nextUlid(nowMs());
+    return { ulid: text, uuid: uuidOf(text) };
+  };
+
+const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/** A ULID's 16 bytes, as PostgreSQL writes a uuid. */
+const uuidOf = (text: string): string => {
+  let value = 0n;
+  for (const character of text) value = (value << 5n) | BigInt(alphabet.indexOf(character));
+  return value
+    .toString(16)
+    .padStart(32, "0")
+    .replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+};
+
+/** Defaults whose purpose is a key that is new everywhere: a ULID from here serves it. */
+const generators =
+  /^\(?(?:[\w"]+\.)?"?(?:ulid|ulid_uuid|gen_random_uuid|uuidv4|uuidv7|uuid_generate_v\w+)"?\(/;
+
+/** How a ULID stands in the table's key; null where the database makes the key, or the caller has to. */
+const keyForm = (table: CatalogTable): ((key: RowKey) => string) | null => {
+  const [column] = table.key;
+  if (column === undefined || table.key.length > 1 || !column.writable || column.isIdentity) return null;
+  if (column.default !== null && !generators.test(column.default)) return null;
+  if (column.shape !== "scalar") return null;
+  if (column.type === "uuid") return ({ uuid }) => uuid;
+  const takesText = ["text", "varchar", "bpchar"].includes(column.type);
+  return takesText && (column.maxLength === null || column.maxLength >= 26) ? ({ ulid }) => ulid : null;
+};
+
+/**
+ * Inserts with the keys that they lack, where the table's key is one column that can hold a ULID (uuid, text, char(26)).
+ * @throws Problem `table-unknown`
+ */
+export const withKeys = (
+  operations: readonly Operation[],
+  catalog: Catalog,
+  makeKey: MakeKey,
+): readonly Operation[] => {
+  let ordinal = 0;
+  return operations.map((operation) => {
+    if (operation.kind !== "insert") return operation;
+    const first = ordinal;
+    ordinal += operation.rows.length;
+    const table = findTable(catalog, operation.table);
+    const form = keyForm(table);
+    const [column] = table.key;
+    if (form === null || column === undefined) return operation;
+    const rows = operation.rows.map((row, at): RowValues =>
+      row.has(column.name) ? row : new Map([[column.name, form(makeKey(first + at))], ...row]),
+    );
+    return { ...operation, rows };
+  });
+};
