@@ -208,6 +208,25 @@ export const problemCodes = {
    */
   "session-behind": { status: 503, title: "What the session has seen is not here yet", retryable: true },
   /**
+   * A request with this `Idempotency-Key` is being carried out at this moment.
+   *
+   * Remedy: send the request again, after the time in `Retry-After`; it gets the answer of the first.
+   */
+  "idempotency-in-flight": { status: 409, title: "The same request is under way", retryable: true },
+  /**
+   * The `Idempotency-Key` was sent before with another request: another address, body or `If-Match`.
+   *
+   * Remedy: choose a new key for each request, and repeat a request as it was.
+   */
+  "idempotency-key-reused": { status: 422, title: "The key belongs to another request", retryable: false },
+  /**
+   * The write is committed, and will arrive in all regions; but fewer have confirmed it in time than `Prefer: durable=N` asks
+   * for. `Coregent-Version` tells the version that was written.
+   *
+   * Remedy: do not send it again. Read it with the answer's `Coregent-Session` where it must be known to have arrived.
+   */
+  "not-durable-yet": { status: 504, title: "Committed, but not yet in so many regions", retryable: false },
+  /**
    * The connection to the master broke while the write was being committed, so it may have been done or not.
    *
    * Remedy: read the row to see. Send an `Idempotency-Key` with writes: then the same request may be sent again, and has one

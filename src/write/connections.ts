@@ -100,9 +100,14 @@ export class Connections {
     for (const client of all) destroy(client);
   }
 
-  /** Ends sessions that nobody has used for a minute. */
+  /** Opens one session if there is none: the first request need not wait for the many round trips of connecting. */
+  async warmUp(signal: AbortSignal): Promise<void> {
+    if (this.#inFlight === 0 && this.#idle.length === 0) (await this.take(signal)).giveBack();
+  }
+
+  /** Ends sessions that nobody has used for a minute, but the one used last. */
   prune(nowMs: number): void {
-    const old = this.#idle.filter(({ sinceMs }) => nowMs - sinceMs > idleMs);
+    const old = this.#idle.slice(0, -1).filter(({ sinceMs }) => nowMs - sinceMs > idleMs);
     this.#idle = this.#idle.filter((each) => !old.includes(each));
     for (const { client } of old) client.end().catch(() => undefined);
   }

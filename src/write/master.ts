@@ -9,10 +9,16 @@ import type { Clock } from "../clock.ts";
 import { connect } from "../postgres/client.ts";
 import { CatalogCache, readCatalog } from "./catalog.ts";
 import { Connections, destroy } from "./connections.ts";
+import { SlotWatch } from "./durable.ts";
 import type { Database } from "./position.ts";
 import { problemOf } from "./sql-problems.ts";
 
 export interface MasterOptions {
+  readonly cluster: string;
+  /** Ids of all regions, as they are now. */
+  readonly members: () => ReadonlySet<number>;
+  /** Has this master write a pulse (pulse.ts). */
+  readonly pulse: () => void;
   readonly region: () => Region;
   readonly settings: () => WriterSettings;
   readonly clock: Clock;
@@ -43,6 +49,8 @@ const roundTripWeight = 0.2;
 export class Master implements Database {
   readonly connections: Connections;
   readonly catalog: CatalogCache;
+  /** In which further regions commits are durable. */
+  readonly slots: SlotWatch;
   readonly #options: MasterOptions;
   #health: HealthState;
   #load: LoadState;
@@ -68,6 +76,7 @@ export class Master implements Database {
       clock,
       bounds: settings,
     });
+    this.slots = new SlotWatch(this, { ...options, region: region().id });
     this.catalog = new CatalogCache({
       region: region().name,
       monotonic: clock.monotonic,
@@ -154,6 +163,7 @@ export class Master implements Database {
       this.#wanted = false;
       const good = await this.#probe(signal);
       this.connections.prune(clock.monotonic());
+      if (good) this.connections.warmUp(signal).catch(() => undefined);
       this.load();
       this.#wake = new AbortController();
       const { probeMs } = settings();

@@ -44,7 +44,7 @@ export class Masters {
     this.#options = options;
     this.positions = new Positions({
       clock: options.clock,
-      members: () => new Set(options.topology().regions.map(({ id }) => id)),
+      members: () => this.#members(),
       quietOf: options.quietOf ?? (() => null),
     });
     this.#follow();
@@ -103,6 +103,10 @@ export class Masters {
     return this.#oddClocks;
   }
 
+  #members(): ReadonlySet<number> {
+    return new Set(this.#options.topology().regions.map(({ id }) => id));
+  }
+
   #follow(): void {
     const { regions } = this.#options.topology();
     for (const region of regions) {
@@ -121,6 +125,9 @@ export class Masters {
     const { topology, clock, logger } = this.#options;
     let latest = first;
     const master = new Master({
+      cluster: topology().cluster,
+      members: () => this.#members(),
+      pulse: () => this.positions.pulse(first.id),
       region: () => {
         latest = topology().regions.find(({ name }) => name === first.name) ?? latest;
         return latest;

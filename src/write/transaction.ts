@@ -3,6 +3,7 @@ import type { Clock } from "../clock.ts";
 import { Problem } from "../problems.ts";
 import { commitWithPosition, OutcomeUnknown } from "./commit.ts";
 import type { Lease } from "./connections.ts";
+import { KeyTaken } from "./idempotency.ts";
 import type { Master } from "./master.ts";
 import type { Position } from "./position.ts";
 import { problemOf } from "./sql-problems.ts";
@@ -18,6 +19,8 @@ export interface TransactionSettings {
 export interface TransactionRequest<T> {
   readonly settings: TransactionSettings;
   readonly work: (client: Client) => Promise<T>;
+  /** False for a result that leaves nothing to commit: the transaction is rolled back. Default true. */
+  readonly commits?: (result: T) => boolean;
   readonly signal: AbortSignal;
 }
 
@@ -30,14 +33,16 @@ const beginText = ({ stampAbove, takeover }: TransactionSettings): string =>
   ].join("; ");
 
 /**
- * One transaction at one master: taken up by its bounded sessions, begun, worked on, committed.
- * @throws OutcomeUnknown if the connection broke during COMMIT; else a Problem or the signal's reason, and nothing of it was done
+ * One transaction at one master: taken up by its bounded sessions, begun, worked on, committed. The position is where
+ * the commit has brought the master; null if nothing was committed.
+ * @throws OutcomeUnknown if the connection broke during COMMIT; else KeyTaken, a Problem or the signal's reason, and nothing
+ *   of it was done
  */
 export const runTransaction = async <T>(
   master: Master,
-  { settings, work, signal }: TransactionRequest<T>,
+  { settings, work, signal, commits = () => true }: TransactionRequest<T>,
   clock: Clock,
-): Promise<{ readonly result: T; readonly position: Position }> => {
+): Promise<{ readonly result: T; readonly position: Position | null }> => {
   const askedMs = clock.monotonic();
   const lease = await takeLease(master, signal);
   // Its transaction ends with the session. From COMMIT on it is not given up: what was done must be known.
@@ -54,12 +59,20 @@ export const runTransaction = async <T>(
     const result = await work(lease.client);
     await begun;
     signal.throwIfAborted();
+    if (!commits(result)) {
+      await rollBack(lease);
+      return { result, position: null };
+    }
     signal.removeEventListener("abort", giveUp);
     const position = await commitWithPosition(lease.client);
     lease.giveBack();
     return { result, position };
   } catch (error) {
     if (error instanceof OutcomeUnknown) throw error;
+    if (error instanceof KeyTaken) {
+      await rollBack(lease);
+      throw error;
+    }
     signal.throwIfAborted();
     const problem = problemOf(error);
     if (problem.code !== "database-unavailable") await rollBack(lease);

@@ -11,24 +11,15 @@ import type { Failover, Route } from "../../regions/table-settings.ts";
 import type { Topology } from "../../regions/topology.ts";
 import type { Clock, RandomSource } from "../clock.ts";
 import { Problem } from "../problems.ts";
+import { Attempt } from "./attempt.ts";
 import { type Catalog, type CatalogTable, findTable } from "./catalog.ts";
-import { OutcomeUnknown } from "./commit.ts";
 import type { Master } from "./master.ts";
 import type { Masters } from "./masters.ts";
-import {
-  highestVersion,
-  type Key,
-  type Operation,
-  type OperationResult,
-  type SelectOperation,
-} from "./operation.ts";
+import { type Key, type Operation, type OperationResult, type SelectOperation } from "./operation.ts";
 import { ownersOf, type Ownership } from "./owners.ts";
-import { sessionAfter } from "./position.ts";
 import { readWithSession } from "./read.ts";
-import { runOperations } from "./run-operations.ts";
-import { type SessionToken, stampAbove } from "./session-token.ts";
+import type { SessionToken } from "./session-token.ts";
 import { problemOf } from "./sql-problems.ts";
-import { runTransaction } from "./transaction.ts";
 
 export interface WriteRequest {
   /** In one transaction, at one master. */
@@ -55,6 +46,11 @@ export interface WriteOutcome {
   readonly durableRegions: number | null;
   /** The answer is that of an earlier request with the same idempotency key. */
   readonly replayed: boolean;
+  /**
+   * Of a request with an idempotency key: false if a region that could not be asked may have carried it out too. null: it
+   * had no key.
+   */
+  readonly onceOnly: boolean | null;
 }
 
 export interface ReadRequest {
@@ -110,8 +106,6 @@ export interface WriterOptions {
 
 /** At one master: the second is for a session that was stale, or an answer that was lost while the master is well. */
 const maxTries = 2;
-const maxContentions = 3;
-const contentionMs = 20;
 
 /** Routes each write to the right master, and goes on to the next where one falls away. */
 export class RegionalWriter implements Writer {
@@ -135,7 +129,7 @@ export class RegionalWriter implements Writer {
       const [master, verdict] = next;
       tries.set(master.name, (tries.get(master.name) ?? 0) + 1);
       try {
-        const outcome = await this.#writeAt(master, verdict, request);
+        const outcome = await this.#attempt(master, verdict, request);
         this.#options.events?.routed(verdict, this.#options.clock.monotonic() - startedMs);
         return outcome;
       } catch (error) {
@@ -180,6 +174,16 @@ export class RegionalWriter implements Writer {
       takeover: first?.takeover === true,
       regions,
     };
+  }
+
+  /** The catalog of the nearest master that answers: the tables are the same in all. @throws Problem */
+  catalog(): Promise<Catalog> {
+    return this.#somewhere((master) => master.catalog.get());
+  }
+
+  /** Read again, unless that was done a moment ago: for a table that is not known. @throws Problem */
+  refreshedCatalog(): Promise<Catalog> {
+    return this.#somewhere((master) => master.catalog.refreshed());
   }
 
   nearest(place: Place): readonly RankedRegion[] {
@@ -264,42 +268,13 @@ export class RegionalWriter implements Writer {
     });
   }
 
-  async #writeAt(master: Master, verdict: RegionVerdict, request: WriteRequest): Promise<WriteOutcome> {
-    const { clock, masters, random } = this.#options;
-    const { session, operations, signal } = request;
-    const settings = {
-      stampAbove: session === null ? null : stampAbove(session, clock.now()),
-      takeover: verdict.takeover,
-    };
-    for (let contentions = 0, stale = false; ;) {
-      const catalog = await master.catalog.get();
-      try {
-        const { result, position } = await runTransaction(
-          master,
-          { settings, signal, work: (client) => runOperations(client, catalog, operations) },
-          clock,
-        );
-        const version = highestVersion(result);
-        return {
-          region: master.name,
-          takeover: verdict.takeover,
-          results: result,
-          version,
-          session: sessionAfter({ session, position, kind: "write", version }, masters.positions.knowledge),
-          durableRegions: null,
-          replayed: false,
-        };
-      } catch (error) {
-        if (!stale && master.catalog.noticed(error)) {
-          stale = true;
-        } else if (isContention(error) && contentions < maxContentions) {
-          contentions += 1;
-          await clock.sleep(contentionMs * 2 ** contentions * (0.5 + random()), signal);
-        } else {
-          throw error;
-        }
-      }
-    }
+  #attempt(master: Master, verdict: RegionVerdict, request: WriteRequest): Promise<WriteOutcome> {
+    const { masters, clock, random, topology } = this.#options;
+    const { cluster, writer } = topology();
+    return new Attempt(
+      { masters, clock, random, cluster, askMs: writer.probeTimeoutMs, settleMs: this.#decisionMs },
+      { master, verdict, request },
+    ).run();
   }
 
   /** Returns if another attempt makes sense, at the same master or elsewhere. */
@@ -315,13 +290,6 @@ export class RegionalWriter implements Writer {
   ): Promise<void> {
     const { master, route, tries, request } = at;
     request.signal.throwIfAborted();
-    if (error instanceof OutcomeUnknown) {
-      master.doubt();
-      throw new Problem("outcome-unknown", `the connection to ${master.name} broke during COMMIT`, {
-        region: master.name,
-        cause: error,
-      });
-    }
     const problem = problemOf(error).with({ region: master.name });
     const { maxWaitMs } = this.#options.topology().writer;
     if (problem.code === "overloaded") {
@@ -357,5 +325,3 @@ export class RegionalWriter implements Writer {
 }
 
 const unowned: Ownership = { owners: [], route: "owner", failover: "takeover" };
-
-const isContention = (error: unknown): boolean => error instanceof Problem && error.code === "contention";

@@ -1,0 +1,222 @@
+import type { RegionVerdict } from "../../regions/route.ts";
+import type { Clock, RandomSource } from "../clock.ts";
+import { Problem } from "../problems.ts";
+import { OutcomeUnknown } from "./commit.ts";
+import { type IdempotencyKey, type IdempotencyRecord, KeyTaken, settle } from "./idempotency.ts";
+import type { Master } from "./master.ts";
+import type { Masters } from "./masters.ts";
+import { answerOf, doOnce, insertsUnderFixedKeysOnly, type Once, refuse } from "./once.ts";
+import { highestVersion } from "./operation.ts";
+import { sessionAfter } from "./position.ts";
+import { runOperations } from "./run-operations.ts";
+import { SessionTokenFormat, stampAbove } from "./session-token.ts";
+import { problemOf } from "./sql-problems.ts";
+import { runTransaction } from "./transaction.ts";
+import type { WriteOutcome, WriteRequest } from "./writer.ts";
+
+export interface AttemptParts {
+  readonly masters: Masters;
+  readonly clock: Clock;
+  readonly random: RandomSource;
+  readonly cluster: string;
+  /** For an answer of a peer about an idempotency key. */
+  readonly askMs: number;
+  /** For a lost session to end, where it may have committed. */
+  readonly settleMs: number;
+}
+
+const maxContentions = 3;
+const contentionMs = 20;
+
+/**
+ * One request at one master, again while concurrent transactions are in the way.
+ * @throws Problem; `database-unavailable` and `overloaded` if nothing of it was done, so that another master may do it;
+ *   `outcome-unknown` if that is not known
+ */
+export class Attempt {
+  readonly #parts: AttemptParts;
+  readonly #master: Master;
+  readonly #verdict: RegionVerdict;
+  readonly #request: WriteRequest;
+  /** Process id of the last session at the server. */
+  #backend: number | null = null;
+
+  constructor(parts: AttemptParts, at: { master: Master; verdict: RegionVerdict; request: WriteRequest }) {
+    this.#parts = parts;
+    this.#master = at.master;
+    this.#verdict = at.verdict;
+    this.#request = at.request;
+  }
+
+  async run(): Promise<WriteOutcome> {
+    const { clock, random } = this.#parts;
+    for (let contentions = 0, stale = false; ;) {
+      try {
+        return await this.#once();
+      } catch (error) {
+        if (!stale && this.#master.catalog.noticed(error)) {
+          stale = true;
+        } else if (isContention(error) && contentions < maxContentions) {
+          contentions += 1;
+          await clock.sleep(contentionMs * 2 ** contentions * (0.5 + random()), this.#request.signal);
+        } else {
+          throw error;
+        }
+      }
+    }
+  }
+
+  async #once(): Promise<WriteOutcome> {
+    const { clock } = this.#parts;
+    const { session, operations, signal, idempotency } = this.#request;
+    const master = this.#master;
+    const catalog = await master.catalog.get();
+    const fixedKeys = insertsUnderFixedKeysOnly(operations, catalog);
+    const settings = {
+      stampAbove: session === null ? null : stampAbove(session, clock.now()),
+      takeover: this.#verdict.takeover,
+    };
+    const work = async (client: Parameters<typeof runOperations>[0]): Promise<Once> => {
+      const run = () => runOperations(client, catalog, operations);
+      this.#backend = Reflect.get(client, "processID") as number | null;
+      return idempotency === null
+        ? { kind: "done", results: await run(), onceOnly: true }
+        : doOnce(client, {
+            ...this.#onceParts(),
+            id: idempotency,
+            work: run,
+            insertsUnderFixedKeysOnly: fixedKeys,
+          });
+    };
+    try {
+      const commits = ({ kind }: Once): boolean => kind === "done";
+      const { result, position } = await runTransaction(master, { settings, work, commits, signal }, clock);
+      if (result.kind === "replayed" || position === null) {
+        return await this.#replayed(result.kind === "replayed" ? result.record : null);
+      }
+      const version = highestVersion(result.results);
+      const outcome = {
+        region: master.name,
+        takeover: this.#verdict.takeover,
+        results: result.results,
+        version,
+        session: this.#sessionAfter(position, "write", version),
+        replayed: false,
+        onceOnly: idempotency === null ? null : result.onceOnly,
+      };
+      return { ...outcome, durableRegions: await this.#durable(position.committed, outcome) };
+    } catch (error) {
+      if (!(error instanceof OutcomeUnknown)) throw error;
+      return this.#settled(error, idempotency, fixedKeys);
+    }
+  }
+
+  #onceParts() {
+    const { masters, clock, askMs } = this.#parts;
+    const others = masters.all.filter((each) => each !== this.#master);
+    const down = others.filter(({ health }) => health.health === "down");
+    return {
+      takeover: this.#verdict.takeover,
+      peers: others
+        .filter((each) => !down.includes(each))
+        .map((each) => ({ region: each.region.id, database: each })),
+      unreachable: down.map(({ region }) => region.id),
+      timeoutMs: askMs,
+      clock,
+    };
+  }
+
+  #sessionAfter(
+    position: Parameters<typeof sessionAfter>[0]["position"],
+    kind: "read" | "write",
+    version: bigint,
+  ): WriteOutcome["session"] {
+    const { session } = this.#request;
+    return sessionAfter({ session, position, kind, version }, this.#parts.masters.positions.knowledge);
+  }
+
+  /** The answer of a request that was carried out before, here or elsewhere. */
+  async #replayed(record: IdempotencyRecord | null): Promise<WriteOutcome> {
+    const { masters } = this.#parts;
+    const { takeover, results } = record === null ? { takeover: false, results: [] } : answerOf(record);
+    const writer = masters.all.find(({ region }) => region.id === record?.region);
+    const position = await masters.positions.of(this.#master.region.id)?.now();
+    const version = highestVersion(results);
+    const outcome = {
+      region: writer?.name ?? this.#master.name,
+      takeover,
+      results,
+      version,
+      session:
+        position === undefined ? { positions: [], version } : this.#sessionAfter(position, "read", version),
+      replayed: true,
+      onceOnly: true,
+    };
+    // Elsewhere, the slots of the master that wrote are not known: what is here is in this region and the writer's.
+    const lsn = writer === this.#master ? position?.own.lsn : undefined;
+    const durable =
+      lsn === undefined ? await this.#durable(null, outcome) : await this.#durable(lsn, outcome);
+    return { ...outcome, durableRegions: durable };
+  }
+
+  /** @throws Problem `not-durable-yet` */
+  async #durable(lsn: bigint | null, outcome: Omit<WriteOutcome, "durableRegions">): Promise<number | null> {
+    const { durable, waitMs, signal } = this.#request;
+    if (durable === null) return null;
+    const { regions } = durable;
+    const held = lsn === null ? 1 : (await this.#master.slots.wait({ lsn, regions, waitMs, signal })).size;
+    if (held >= regions) return held;
+    throw new Problem(
+      "not-durable-yet",
+      `it is committed in ${outcome.region}, and durable in ${held} of ${regions} further regions by now`,
+      {
+        region: outcome.region,
+        headers: {
+          "coregent-region": outcome.region,
+          "coregent-takeover": String(outcome.takeover),
+          "coregent-version": outcome.version.toString(),
+          "coregent-session": new SessionTokenFormat(this.#parts.cluster).encode(outcome.session),
+        },
+      },
+    );
+  }
+
+  /** The connection broke during COMMIT: the record tells, if there is one and the master can be asked. */
+  async #settled(
+    unknown: OutcomeUnknown,
+    id: IdempotencyKey | null,
+    fixedKeys: boolean,
+  ): Promise<WriteOutcome> {
+    const { name } = this.#master;
+    const facts = { region: name, cause: unknown };
+    const detail = `the connection to the master of ${name} broke during COMMIT`;
+    if (id === null) {
+      this.#master.doubt();
+      throw new Problem("outcome-unknown", detail, facts);
+    }
+    const { settleMs } = this.#parts;
+    const { signal } = this.#request;
+    await this.#master.judgedAnew(AbortSignal.any([signal, AbortSignal.timeout(settleMs)]));
+    signal.throwIfAborted();
+    try {
+      const claim = await this.#master.session(
+        (client) => settle(client, id, { waitMs: settleMs, backend: this.#backend }),
+        AbortSignal.any([signal, AbortSignal.timeout(2 * settleMs)]),
+      );
+      const record = claim.kind === "in-flight" ? undefined : refuse(claim);
+      if (record === null) throw new Problem("database-unavailable", `${detail}, and it was not done`, facts);
+      if (record !== undefined) return await this.#replayed(record);
+    } catch (error) {
+      signal.throwIfAborted();
+      const problem = problemOf(error);
+      if (problem.facts.cause === unknown || problem.code.startsWith("idempotency")) throw problem;
+    }
+    // Rows under these keys are the same rows wherever they are inserted.
+    if (fixedKeys) throw new Problem("database-unavailable", detail, facts);
+    // Sent again with its key, it is settled by the record as soon as the master can be asked.
+    throw new Problem("outcome-unknown", detail, { ...facts, retryable: true, retryAfterSeconds: 1 });
+  }
+}
+
+const isContention = (error: unknown): boolean =>
+  error instanceof KeyTaken || (error instanceof Problem && error.code === "contention");

@@ -1,0 +1,104 @@
+import type { ClientBase } from "pg";
+import type { Clock } from "../clock.ts";
+import { Problem } from "../problems.ts";
+import {
+  askPeers,
+  type Claim,
+  claimKey,
+  defaultExpiresAfterMs,
+  type IdempotencyKey,
+  type IdempotencyRecord,
+  isOnceOnly,
+  keepAnswer,
+  type Peer,
+} from "./idempotency.ts";
+import { type Operation, type OperationResult, resultsFromJson, resultsToJson } from "./operation.ts";
+import type { Catalog } from "./catalog.ts";
+
+/** What a request with an idempotency key came to at one master. */
+export type Once =
+  | {
+      readonly kind: "done";
+      readonly results: readonly OperationResult[];
+      /** False: a region that could not be asked may have done it too, or may do it yet. */
+      readonly onceOnly: boolean;
+    }
+  /** It was done before; nothing is to be committed. */
+  | { readonly kind: "replayed"; readonly record: IdempotencyRecord };
+
+export interface OnceRequest {
+  readonly id: IdempotencyKey;
+  readonly work: () => Promise<readonly OperationResult[]>;
+  /** What the answer tells besides the results. */
+  readonly takeover: boolean;
+  readonly insertsUnderFixedKeysOnly: boolean;
+  /** The other masters: those that may be asked, and the ids of those that are known to be down. */
+  readonly peers: readonly Peer[];
+  readonly unreachable: readonly number[];
+  readonly timeoutMs: number;
+  readonly clock: Clock;
+}
+
+/**
+ * Does the work if nobody has done it under this key, in the transaction that is open on `client`; the peers are asked
+ * while it is done.
+ * @throws Problem `idempotency-in-flight`, `idempotency-key-reused`; KeyTaken; what the work throws
+ */
+export const doOnce = async (client: ClientBase, request: OnceRequest): Promise<Once> => {
+  const { id, clock, timeoutMs, takeover } = request;
+  const here = refuse(await claimKey(client, id));
+  if (here !== null) return { kind: "replayed", record: here };
+  // From now on whoever asks this master finds the key held: of two regions that begin at once, one sees the other.
+  const asking = askPeers(request.peers, id, { clock, timeoutMs });
+  const results = await request.work();
+  const said = await asking;
+  const elsewhere = refuse(said.claim);
+  if (elsewhere !== null) return { kind: "replayed", record: elsewhere };
+  await keepAnswer(client, id, {
+    answer: JSON.stringify({ takeover, results: resultsToJson(results) }),
+    expiresAfterMs: defaultExpiresAfterMs,
+  });
+  const unreachable = [...request.unreachable, ...said.unreachable];
+  const { insertsUnderFixedKeysOnly } = request;
+  return { kind: "done", results, onceOnly: isOnceOnly({ unreachable, insertsUnderFixedKeysOnly }) };
+};
+
+/** The record of a claim that was replayed, null for a new one. */
+export const refuse = (claim: Claim): IdempotencyRecord | null => {
+  switch (claim.kind) {
+    case "new":
+      return null;
+    case "replayed":
+      return claim.record;
+    case "in-flight":
+      throw new Problem("idempotency-in-flight", "a request with this Idempotency-Key is being carried out", {
+        retryAfterSeconds: 1,
+      });
+    case "reused":
+      throw new Problem(
+        "idempotency-key-reused",
+        "another request, not the same, has been sent with this Idempotency-Key",
+      );
+  }
+};
+
+/** What a record says of the answer; no results where they were too large to be kept. */
+export const answerOf = (
+  record: IdempotencyRecord,
+): { readonly takeover: boolean; readonly results: readonly OperationResult[] } => {
+  if (record.answer === null) return { takeover: false, results: [] };
+  const kept = JSON.parse(record.answer) as { takeover: boolean; results: string };
+  return { takeover: kept.takeover, results: resultsFromJson(kept.results) };
+};
+
+/** Whether all that is written are new rows whose keys every region chooses alike. */
+export const insertsUnderFixedKeysOnly = (operations: readonly Operation[], catalog: Catalog): boolean =>
+  operations.every((operation) => {
+    if (operation.kind === "select") return true;
+    const key = catalog.tables.get(operation.table)?.key ?? catalog.byPlainName.get(operation.table)?.key;
+    return (
+      operation.kind === "insert" &&
+      key !== undefined &&
+      operation.rows.every((row) => key.every(({ name }) => row.has(name)))
+    );
+  });
