@@ -2,7 +2,7 @@ import type { Servers } from "./servers.ts";
 import type { CpuUse } from "./cpu.ts";
 
 /** What a consumer of changes is called in the table's columns. `nativeBinary`: streaming = parallel, binary = true. */
-export type Side = "ours" | "native" | "nativeBinary";
+export type Side = "ours" | "native" | "nativeBinary" | "pglogical";
 
 /** One line of the report. Figures are in `unit`, one for each measured run, warm-ups left out. */
 export interface Measure {
@@ -13,6 +13,8 @@ export interface Measure {
   /** Empty where there is nothing to compare with. */
   readonly native: readonly number[];
   readonly nativeBinary?: readonly number[];
+  /** With `--peers`. */
+  readonly pglogical?: readonly number[];
   /** Null: printed, not judged. */
   readonly bar: Bar | null;
   readonly notes?: readonly string[];
@@ -51,11 +53,15 @@ export interface BenchContext {
   readonly scale: number;
   /** The largest, at this scale, that is a multiple of `multiple`. */
   scaled(count: number, multiple?: number): number;
+  /** Whether pglogical is measured too. */
+  readonly peers: boolean;
   say(line: string): void;
 }
 
 export interface BenchCase {
   /** For `--only`. */
   readonly name: string;
+  /** Whether `--quick` has time for it. */
+  readonly quick: boolean;
   run(context: BenchContext): Promise<BenchResult>;
 }

@@ -1,12 +1,16 @@
 import { identifier } from "../../src/postgres/identifiers.ts";
-import type { Server } from "../../src/embedded/server.ts";
+import type { BenchServer } from "./bench-server.ts";
 import { withClient } from "./sql.ts";
 
 /**
  * Rows and a hash of each table that does not depend on their order, over the application's own columns: equal for a
  * plain table and for one that Coregent has prepared.
  */
-export const contentOf = (server: Server, database: string, tables: readonly string[]): Promise<string> =>
+export const contentOf = (
+  server: BenchServer,
+  database: string,
+  tables: readonly string[],
+): Promise<string> =>
   withClient(server.url(database), async (client) => {
     const texts: string[] = [];
     for (const table of tables) {

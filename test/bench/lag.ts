@@ -1,5 +1,5 @@
 import type { Client } from "pg";
-import type { Server } from "../../src/embedded/server.ts";
+import type { BenchServer } from "./bench-server.ts";
 import { LoadSession } from "./load-session.ts";
 import { connect, pauseMs } from "./sql.ts";
 
@@ -38,7 +38,7 @@ export class BeatWriter {
     });
   }
 
-  static async open(server: Server, database: string, id: number): Promise<BeatWriter> {
+  static async open(server: BenchServer, database: string, id: number): Promise<BeatWriter> {
     return new BeatWriter(id, await LoadSession.open(server, database, { statement: insertBeat }));
   }
 

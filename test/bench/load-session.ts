@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { createConnection, type Socket } from "node:net";
-import type { Server } from "../../src/embedded/server.ts";
+import type { BenchServer } from "./bench-server.ts";
 
 /**
  * A session that sends one prepared statement again and again without waiting for the answers, each in a transaction of
@@ -26,7 +26,7 @@ export class LoadSession {
 
   /** @param settings run before, e.g. `SET synchronous_commit = off` */
   static async open(
-    server: Server,
+    server: BenchServer,
     database: string,
     { statement, settings = [] }: { readonly statement: string; readonly settings?: readonly string[] },
   ): Promise<LoadSession> {

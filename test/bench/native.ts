@@ -1,13 +1,13 @@
 import { literal } from "../../src/postgres/identifiers.ts";
-import type { Server } from "../../src/embedded/server.ts";
+import type { BenchServer } from "./bench-server.ts";
 import { run, withClient } from "./sql.ts";
 
 /** PostgreSQL's own replication: publication `bench` of a plain database, and the subscription of that name. */
 export const nativeDatabase = "native";
 
 export interface NativePair {
-  readonly source: Server;
-  readonly target: Server;
+  readonly source: BenchServer;
+  readonly target: BenchServer;
 }
 
 /** `options` as in `WITH (...)`, over `origin = none`. */
@@ -22,7 +22,7 @@ export const subscribe = ({ source, target }: NativePair, options: readonly stri
 };
 
 /** Its slot stays. No harm if there is none. */
-export const dropSubscription = (target: Server): Promise<void> =>
+export const dropSubscription = (target: BenchServer): Promise<void> =>
   withClient(target.url(nativeDatabase), async (client) => {
     const { rowCount } = await client.query(
       "SELECT FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()",

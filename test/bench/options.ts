@@ -5,7 +5,7 @@ export const usage = `npm run bench -- [options]
   --list        the names of the cases
   --runs N      measured runs of each case; default 5
   --scale S     of all numbers of rows and transactions, 0.001 to 10; default 1
-  --quick       about a minute: scale 0.04, one run, no warm-up
+  --quick       about a minute: the first cases, scale 0.04, one run, no warm-up
   --json        the result as JSON on standard output; what is being done goes to standard error
   --strict      ends with 1 where a bar is not met
   --peers       pglogical on PostgreSQL 15 too, where it is installed

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { topologyOf } from "../../src/config.ts";
 import { freePort } from "../../src/embedded/ports.ts";
-import type { Server } from "../../src/embedded/server.ts";
+import type { BenchServer } from "./bench-server.ts";
 import { AgentProcess } from "../../src/testing/agent-process.ts";
 import { configText, writeConfig, type ConfiguredRegion } from "../../src/testing/config-file.ts";
 import { installCluster } from "../../src/testing/install.ts";
@@ -22,7 +22,7 @@ export interface ClusterOptions {
 }
 
 export interface BenchRegion {
-  readonly server: Server;
+  readonly server: BenchServer;
   /** Not started. */
   readonly agent: AgentProcess;
 }

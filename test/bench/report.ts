@@ -9,6 +9,8 @@ export interface Judged {
   readonly ours: number;
   readonly native: number | null;
   readonly nativeBinary: number | null;
+  /** Of pglogical on PostgreSQL 15, with `--peers`. */
+  readonly pglogical: number | null;
   readonly ratio: number | null;
   readonly bar: number | null;
   readonly aim: number | null;
@@ -46,6 +48,7 @@ export const judge = (measure: Measure): Judged => {
     ours,
     native,
     nativeBinary: medianOrNull(measure.nativeBinary),
+    pglogical: medianOrNull(measure.pglogical),
     ratio,
     bar: bar?.value ?? null,
     aim: bar?.aim ?? null,
@@ -115,6 +118,19 @@ export const measuresTable = (measures: readonly Judged[]): string => {
     ]);
   }
   return table.toString();
+};
+
+/** For `--peers`. */
+export const peersText = (measures: readonly Judged[]): string => {
+  const lines = measures.flatMap(({ name, unit, ours, pglogical }) =>
+    pglogical === null
+      ? []
+      : [`  ${name}: ${figure(pglogical)} ${unit}, ours ${figure(ours / pglogical)} times as many`],
+  );
+  return [
+    "pglogical on PostgreSQL 15:",
+    ...(lines.length === 0 ? ["  not installed, or no drain was run"] : lines),
+  ].join("\n");
 };
 
 export interface CpuRow {

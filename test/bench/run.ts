@@ -1,9 +1,10 @@
 import { availableParallelism, cpus, loadavg } from "node:os";
 import process from "node:process";
 import type { BenchCase, BenchContext, BenchResult } from "./case.ts";
+import { pglogicalInstalled } from "./peers/debian-server.ts";
 import { cases } from "./cases.ts";
 import { readOptions, usage, type BenchOptions } from "./options.ts";
-import { cpuRow, cpuTable, failuresOf, judge, measuresTable } from "./report.ts";
+import { cpuRow, cpuTable, failuresOf, judge, measuresTable, peersText } from "./report.ts";
 import { Servers } from "./servers.ts";
 
 /** `npm run bench`: Coregent against PostgreSQL's own logical replication. See docs/benchmarks.md. */
@@ -18,18 +19,20 @@ const contextOf = (options: BenchOptions, servers: Servers): BenchContext => ({
   warmUps: options.warmUps,
   scale: options.scale,
   scaled: (count, multiple = 1) => Math.max(1, Math.round((count * options.scale) / multiple)) * multiple,
+  peers: options.peers && pglogicalInstalled(),
   say: (line) => {
     process.stderr.write(`${line}\n`);
   },
 });
 
 /** A whole name chooses that case alone, the beginning of names all that begin so. */
-const chosenCases = (only: readonly string[]): readonly BenchCase[] => {
+const chosenCases = ({ only, quick }: BenchOptions): readonly BenchCase[] => {
+  if (only.length === 0) return quick ? cases.filter((each) => each.quick) : cases;
   const wanted = (name: string): boolean =>
     only.some(
       (each) => each === name || (cases.every((other) => other.name !== each) && name.startsWith(each)),
     );
-  return cases.filter(({ name }) => only.length === 0 || wanted(name));
+  return cases.filter(({ name }) => wanted(name));
 };
 
 interface Outcome {
@@ -39,7 +42,7 @@ interface Outcome {
 }
 
 const runCases = async (options: BenchOptions): Promise<Outcome> => {
-  const chosen = chosenCases(options.only);
+  const chosen = chosenCases(options);
   if (chosen.length === 0) throw new Error(`there is no case ${options.only.join(", ")}`);
   const startedAt = performance.now();
   await using servers = await Servers.open();
@@ -74,6 +77,7 @@ const report = (options: BenchOptions, { results, settings, seconds }: Outcome):
     if (cpu.length > 0) out(cpuTable(cpu));
     for (const { name, notes } of measures) for (const note of notes) out(`${name}: ${note}`);
     out(`\n${machine()}; all servers: ${settings}`);
+    if (options.peers) out(peersText(measures));
     out(`median of ${runs}, ${warmUps} warm-up, scale ${scale}; ${Math.round(seconds)} s in all`);
   }
   for (const failure of failures) process.stderr.write(`WRONG RESULT: ${failure}\n`);

@@ -1,6 +1,6 @@
 import { Client } from "pg";
 import { identifier, literal } from "../../src/postgres/identifiers.ts";
-import type { Server } from "../../src/embedded/server.ts";
+import type { BenchServer } from "./bench-server.ts";
 
 export const connect = async (url: string, applicationName = "bench"): Promise<Client> => {
   const client = new Client({ connectionString: url, application_name: applicationName });
@@ -23,7 +23,7 @@ export const withClient = async <T>(url: string, work: (client: Client) => Promi
 };
 
 /** Runs statements in a database of the server, one after the other. */
-export const run = (server: Server, database: string, ...statements: readonly string[]): Promise<void> =>
+export const run = (server: BenchServer, database: string, ...statements: readonly string[]): Promise<void> =>
   withClient(server.url(database), async (client) => {
     for (const sql of statements) await client.query(sql);
   });
@@ -43,7 +43,7 @@ export const until = async (
   }
 };
 
-export const dropDatabase = (server: Server, name: string): Promise<void> =>
+export const dropDatabase = (server: BenchServer, name: string): Promise<void> =>
   withClient(server.url(), async (client) => {
     const slots = await client.query<{ name: string }>(
       "SELECT slot_name AS name FROM pg_replication_slots WHERE database = $1",
@@ -54,13 +54,13 @@ export const dropDatabase = (server: Server, name: string): Promise<void> =>
   });
 
 /** An empty database, or a copy of another one that nobody is connected to. */
-export const createDatabase = async (server: Server, name: string, template?: string): Promise<void> => {
+export const createDatabase = async (server: BenchServer, name: string, template?: string): Promise<void> => {
   await dropDatabase(server, name);
   const from = template === undefined ? "" : ` TEMPLATE ${identifier(template)} STRATEGY file_copy`;
   await run(server, "postgres", `CREATE DATABASE ${identifier(name)}${from}`);
 };
 
-export const renameDatabase = async (server: Server, from: string, to: string): Promise<void> => {
+export const renameDatabase = async (server: BenchServer, from: string, to: string): Promise<void> => {
   await dropDatabase(server, to);
   await withClient(server.url(), async (client) => {
     await client.query("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", [

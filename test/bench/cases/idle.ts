@@ -44,4 +44,4 @@ const runIdle = async (context: BenchContext): Promise<BenchResult> => {
   };
 };
 
-export const idle: BenchCase = { name: "idle", run: runIdle };
+export const idle: BenchCase = { name: "idle", quick: false, run: runIdle };

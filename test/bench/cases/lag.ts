@@ -1,4 +1,4 @@
-import type { Server } from "../../../src/embedded/server.ts";
+import type { BenchServer } from "../bench-server.ts";
 import type { BenchCase, BenchContext, BenchResult } from "../case.ts";
 import { contentOf } from "../content.ts";
 import { beatsSchema, BeatWatcher, BeatWriter, writeAtRate } from "../lag.ts";
@@ -12,8 +12,8 @@ const perSecond = 1_000;
 
 interface Place {
   readonly side: "ours" | "native";
-  readonly source: Server;
-  readonly target: Server;
+  readonly source: BenchServer;
+  readonly target: BenchServer;
   readonly database: string;
 }
 
@@ -64,7 +64,7 @@ const openNative = async ({ servers }: BenchContext): Promise<Place & AsyncDispo
 };
 
 const runLag = async (context: BenchContext): Promise<BenchResult> => {
-  const seconds = Math.max(2, Math.min(8, 8 * Math.sqrt(context.scale)));
+  const seconds = Math.max(2, Math.min(6, 6 * Math.sqrt(context.scale)));
   await using cluster = await openCluster(context.servers, { regions: 2, schema: [beatsSchema] });
   await Promise.all(cluster.regions.map(({ agent }) => agent.start()));
   await using native = await openNative(context);
@@ -122,4 +122,4 @@ const differing = async (places: readonly Place[]): Promise<string[]> => {
   return failures;
 };
 
-export const lag: BenchCase = { name: "lag", run: runLag };
+export const lag: BenchCase = { name: "lag", quick: true, run: runLag };

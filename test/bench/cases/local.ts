@@ -1,4 +1,4 @@
-import type { Server } from "../../../src/embedded/server.ts";
+import type { BenchServer } from "../bench-server.ts";
 import { slotName } from "../../../src/postgres/install/names.ts";
 import type { Bar, BenchCase, BenchContext, BenchResult } from "../case.ts";
 import { itemColumns, itemsSchema, itemValues } from "../drains/items.ts";
@@ -38,7 +38,7 @@ const insertOwned = "INSERT INTO owned SELECT *, 'a' FROM staged.items";
 
 type Kind = keyof typeof templates;
 
-const open = async ({ servers }: BenchContext, rows: number): Promise<Server> => {
+const open = async ({ servers }: BenchContext, rows: number): Promise<BenchServer> => {
   const tables = [{ name: "public.owned", owner: "home_region" }];
   const staged = stagedSchema(rows);
   const cluster = await openCluster(servers, { regions: 2, schema, seed: staged, tables });
@@ -54,13 +54,13 @@ const open = async ({ servers }: BenchContext, rows: number): Promise<Server> =>
 
 const database = "local";
 
-const fresh = async (server: Server, kind: Kind): Promise<void> => {
+const fresh = async (server: BenchServer, kind: Kind): Promise<void> => {
   await createDatabase(server, database, templates[kind]);
   await run(server, database, "CHECKPOINT");
 };
 
 const singles = async (
-  server: Server,
+  server: BenchServer,
   kind: Kind,
   { seconds, depth }: { readonly seconds: number; readonly depth: number },
 ): Promise<number> => {
@@ -78,7 +78,7 @@ const singles = async (
   return counts.reduce((sum, count) => sum + count, 0) / took;
 };
 
-const bulk = async (server: Server, kind: Kind, statement: string): Promise<number> => {
+const bulk = async (server: BenchServer, kind: Kind, statement: string): Promise<number> => {
   await fresh(server, kind);
   return await withClient(server.url(database), async (client) => {
     await client.query(noWait);
@@ -94,12 +94,12 @@ interface LocalCase {
   readonly name: string;
   readonly title: string;
   readonly bar: Bar | null;
-  once(server: Server, kind: Kind): Promise<number>;
+  once(server: BenchServer, kind: Kind): Promise<number>;
 }
 
 const runLocal = async (context: BenchContext): Promise<BenchResult> => {
   const rows = context.scaled(200_000);
-  const seconds = Math.max(0.5, Math.min(2, 2 * Math.sqrt(context.scale)));
+  const seconds = Math.max(0.5, Math.min(1.5, 1.5 * Math.sqrt(context.scale)));
   const server = await open(context, rows);
   const all: readonly LocalCase[] = [
     {
@@ -133,7 +133,7 @@ const runLocal = async (context: BenchContext): Promise<BenchResult> => {
   return { measures, failures: [] };
 };
 
-const alternate = async (context: BenchContext, server: Server, each: LocalCase) => {
+const alternate = async (context: BenchContext, server: BenchServer, each: LocalCase) => {
   const ours: number[] = [];
   const native: number[] = [];
   for (let i = -context.warmUps; i < context.runs; i += 1) {
@@ -149,4 +149,4 @@ const alternate = async (context: BenchContext, server: Server, each: LocalCase)
   return { name, title, unit: "rows/s", ours, native, bar, notes: ["native: the plain table"] };
 };
 
-export const local: BenchCase = { name: "local", run: runLocal };
+export const local: BenchCase = { name: "local", quick: true, run: runLocal };

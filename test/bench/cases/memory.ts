@@ -26,4 +26,4 @@ const runMemory = async (context: BenchContext): Promise<BenchResult> => {
   return { measures: [{ name: "memory-peak", title, unit: "MiB", ours: peaks, native: [], bar }], failures };
 };
 
-export const memory: BenchCase = { name: "memory-peak", run: runMemory };
+export const memory: BenchCase = { name: "memory-peak", quick: false, run: runMemory };

@@ -95,4 +95,4 @@ const runRegions = async (context: BenchContext): Promise<BenchResult> => {
   return { measures: [], cpu, failures };
 };
 
-export const cpuRegions: BenchCase = { name: "cpu-regions", run: runRegions };
+export const cpuRegions: BenchCase = { name: "cpu-regions", quick: false, run: runRegions };

@@ -139,4 +139,4 @@ const differing = async (cluster: BenchCluster): Promise<string[]> => {
   return new Set(contents).size === 1 ? [] : [`three: the regions differ: ${contents.join("; ")}`];
 };
 
-export const three: BenchCase = { name: "three", run: runThree };
+export const three: BenchCase = { name: "three", quick: false, run: runThree };

@@ -67,4 +67,4 @@ const misjudged = (report: VerifyJson, rows: number): string[] => {
   return [`verify says ${report.verdict} of ${counts.join(", ")} rows`];
 };
 
-export const verify: BenchCase = { name: "verify", run: runVerify };
+export const verify: BenchCase = { name: "verify", quick: false, run: runVerify };

@@ -1,12 +1,12 @@
-import type { Server } from "../../../src/embedded/server.ts";
+import type { BenchServer } from "../bench-server.ts";
 import type { Side } from "../case.ts";
 import type { Servers } from "../servers.ts";
 import type { SizedWorkload, Workload } from "./workload.ts";
 
 /** Where the backlog is written and what keeps it. To be disposed of: slots that nobody reads keep WAL. */
 export interface Prepared extends AsyncDisposable {
-  readonly source: Server;
-  readonly target: Server;
+  readonly source: BenchServer;
+  readonly target: BenchServer;
   /** Of the source's database. */
   readonly database: string;
   /** Slot that nobody reads from: it stands before the backlog, and each run reads from a copy of it. */
@@ -19,10 +19,8 @@ export interface Consumer {
   readonly side: Side;
   readonly slot: string;
   readonly targetDatabase: string;
-  /** Copied for each run: what the target holds when nothing of the backlog has come. */
-  readonly template: string;
-  /** All that can be done before the time counts. */
-  ready(): Promise<void>;
+  /** Brings the target to what it holds when nothing of the backlog has come, and does all that needs no time to count. */
+  reset(): Promise<void>;
   start(): Promise<void>;
   stop(): Promise<void>;
   /** Of a process outside the servers; null: there is none. */

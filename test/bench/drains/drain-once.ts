@@ -1,7 +1,7 @@
 import type { Client } from "pg";
 import { contentOf } from "../content.ts";
 import { cpuOfProcess, cpuOfServer, cpuSpent, memoryOf, type CpuUse } from "../cpu.ts";
-import { backendOf, connect, copySlot, createDatabase, run, until, withClient } from "../sql.ts";
+import { backendOf, connect, copySlot, run, until, withClient } from "../sql.ts";
 import type { Consumer, Prepared } from "./consumer.ts";
 import { marker, setMarker, type SizedWorkload } from "./workload.ts";
 
@@ -31,9 +31,8 @@ export const writeBacklog = async (
 
 /** The target as before, the slot as before; nothing else of the last run is left. */
 const reset = async ({ source, target, database, keptSlot }: Prepared, consumer: Consumer): Promise<void> => {
-  await createDatabase(target, consumer.targetDatabase, consumer.template);
+  await consumer.reset();
   await withClient(source.url(database), (client) => copySlot(client, keptSlot, consumer.slot));
-  await consumer.ready();
   await run(target, consumer.targetDatabase, "CHECKPOINT");
 };
 

@@ -2,6 +2,7 @@ import type { BenchCase, BenchContext, BenchResult, Side } from "../case.ts";
 import { contentOf } from "../content.ts";
 import { median } from "../statistics.ts";
 import type { Prepared } from "./consumer.ts";
+import { preparePglogical } from "../peers/pglogical.ts";
 import { drainOnce, writeBacklog, type Drained } from "./drain-once.ts";
 import { prepareNative } from "./native.ts";
 import { prepareOurs } from "./ours.ts";
@@ -32,22 +33,25 @@ const writeAll = async (
 
 /** A consumer that takes so long is not asked as often, and its first run counts: beside that, being cold is nothing. */
 const slowSeconds = 20;
-const slowRuns = 2;
+const slowRuns = (side: Side): number => (side === "ours" || side === "native" ? 2 : 1);
 
 const runWorkload = async (workload: Workload, context: BenchContext): Promise<BenchResult> => {
   const sized = workload.at(context);
   await using ours = await prepareOurs(context.servers, workload, sized);
   await using native = await prepareNative(context.servers, workload, sized);
-  const both = [ours, native];
-  const wanted = await writeAll(both, sized, workload.tables);
+  await using pglogical = context.peers
+    ? await preparePglogical(context.servers.folder, workload, sized)
+    : null;
+  const all = [ours, native, ...(pglogical === null ? [] : [pglogical])];
+  const wanted = await writeAll(all, sized, workload.tables);
   const drains = new Map<Side, Drained[]>();
   const failures: string[] = [];
   for (let i = -context.warmUps; i < context.runs; i += 1) {
-    for (const prepared of both) {
+    for (const prepared of all) {
       for (const consumer of prepared.consumers) {
         const { side } = consumer;
         const before = drains.get(side) ?? [];
-        if (before.length >= slowRuns && before.some(({ seconds }) => seconds > slowSeconds)) continue;
+        if (before.length >= slowRuns(side) && before.some(({ seconds }) => seconds > slowSeconds)) continue;
         const drained = await drainOnce(prepared, consumer, workload.tables);
         context.say(runText(side, sized.counted / drained.seconds, drained));
         if (drained.content !== wanted) {
@@ -78,6 +82,7 @@ const results = (
         ours: rates("ours"),
         native: rates("native"),
         nativeBinary: rates("nativeBinary"),
+        pglogical: rates("pglogical"),
         bar: workload.bar,
         notes: [`start-up, not counted: ${startUps.join(", ")}`],
       },
@@ -93,5 +98,6 @@ const results = (
 
 export const drainCase = (workload: Workload): BenchCase => ({
   name: workload.name,
+  quick: workload.bar?.aim !== null,
   run: (context) => runWorkload(workload, context),
 });

@@ -14,8 +14,10 @@ const subscriber = (side: Consumer["side"], pair: NativePair, options: readonly 
     side,
     slot,
     targetDatabase: nativeDatabase,
-    template,
-    ready: () => subscribe(pair, [...waiting, ...options]),
+    reset: async () => {
+      await createDatabase(pair.target, nativeDatabase, template);
+      await subscribe(pair, [...waiting, ...options]);
+    },
     start: () => run(pair.target, nativeDatabase, "ALTER SUBSCRIPTION bench ENABLE"),
     stop: () => dropSubscription(pair.target),
     pid: () => null,

@@ -1,7 +1,16 @@
 import type { Client } from "pg";
 import { slotName } from "../../../src/postgres/install/names.ts";
 import { clusterName, openCluster, regionAt } from "../region.ts";
-import { copySlot, dropDatabase, dropSlot, renameDatabase, run, until, withClient } from "../sql.ts";
+import {
+  copySlot,
+  createDatabase,
+  dropDatabase,
+  dropSlot,
+  renameDatabase,
+  run,
+  until,
+  withClient,
+} from "../sql.ts";
 import type { Prepare } from "./consumer.ts";
 import { marker, markerSchema, setMarker } from "./workload.ts";
 
@@ -59,8 +68,7 @@ export const prepareOurs: Prepare = async (servers, workload, sized) => {
     side: "ours",
     slot,
     targetDatabase: database,
-    template,
-    ready: () => Promise.resolve(),
+    reset: () => createDatabase(target, database, template),
     start: () => Promise.resolve(agent.spawn()),
     stop: () => agent.kill(),
     pid: () => agent.pid,

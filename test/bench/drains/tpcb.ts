@@ -2,10 +2,9 @@ import { inTransactions, type Workload } from "./workload.ts";
 
 const branches = 10;
 const tellers = 100;
-const accounts = 100_000;
 
 /** Each transaction updates an account, a teller and a branch, and adds to the history. */
-const transaction = `
+const transaction = (accounts: number): string => `
   UPDATE accounts SET balance = balance + n % 100 WHERE id = n * 7919 % ${accounts} + 1;
   UPDATE tellers SET balance = balance + n % 100 WHERE id = n * 31 % ${tellers} + 1;
   UPDATE branches SET balance = balance + n % 100 WHERE id = n % ${branches} + 1;
@@ -30,11 +29,12 @@ export const tpcb: Workload = {
   tables: ["branches", "tellers", "accounts", "history"],
   at: ({ scaled }) => {
     const transactions = scaled(20_000);
+    const accounts = scaled(100_000);
     return {
       counted: transactions,
       changes: transactions * 4,
       seed: [fill("branches", branches), fill("tellers", tellers), fill("accounts", accounts)],
-      backlog: [inTransactions(transactions, transaction)],
+      backlog: [inTransactions(transactions, transaction(accounts))],
     };
   },
 };

@@ -41,13 +41,13 @@ const tenKilobytesOfText = `(SELECT string_agg(md5(n::text || '/' || k), '') FRO
 
 export const tenKilobytes: Workload = {
   name: "drain-10kb",
-  title: "drain of 20,000 rows of 10 kB, transactions of 100",
+  title: "drain of 10,000 rows of 10 kB, transactions of 100",
   bar,
   unit: "rows/s",
   schema: "CREATE TABLE documents (id uuid PRIMARY KEY, title text NOT NULL, body text NOT NULL)",
   tables: ["documents"],
   at: ({ scaled }) => {
-    const rows = scaled(20_000, 100);
+    const rows = scaled(10_000, 100);
     const insert = `INSERT INTO documents SELECT md5(n::text)::uuid, 'document ' || n, ${tenKilobytesOfText}
       FROM generate_series(t * 100 - 99, t * 100) AS n;`;
     const backlog = [`DO $$ BEGIN FOR t IN 1..${rows / 100} LOOP ${insert} COMMIT; END LOOP; END $$`];
