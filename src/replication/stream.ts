@@ -1,6 +1,7 @@
-import { Buffer } from "node:buffer";
+import type { Buffer } from "node:buffer";
 import { Socket } from "node:net";
-import { Client, type ClientConfig } from "pg";
+import type { Client } from "pg";
+import { LogicalReplicationService } from "pg-logical-replication";
 import type { Clock } from "../clock.ts";
 import { pinnedSettings } from "../postgres/client.ts";
 import { identifier, literal } from "../postgres/identifiers.ts";
@@ -59,17 +60,21 @@ const messageStart = 25;
 /** Keepalive: k, position, time, whether it is to be answered. */
 const keepalive = 0x6b;
 
+type Plugin = Parameters<LogicalReplicationService["subscribe"]>[0];
+
 /**
- * One replication connection, for one attempt: it is opened, streams, and ends once. Whatever fails ends in `sink.ended`
- * and in nothing else.
+ * One replication connection, for one attempt: it is opened, streams, and ends once. pg-logical-replication connects,
+ * acknowledges and ends; each message is taken from the driver itself, since on the way through the library it
+ * would become an event, a view and a position in text. Whatever fails ends in `sink.ended` and in nothing else.
  */
 export class ReplicationStream implements AsyncDisposable {
   readonly #options: StreamOptions;
   readonly #sink: StreamSink;
-  readonly #client: Client;
+  readonly #service: LogicalReplicationService;
   readonly #end = new AbortController();
   readonly #started = Promise.withResolvers<void>();
   #socket: Socket | null = null;
+  #client: Client | null = null;
   #statusEveryMs = 10_000;
   #received = 0;
   #paused = false;
@@ -81,18 +86,18 @@ export class ReplicationStream implements AsyncDisposable {
     this.#sink = sink;
     // It may be rejected when nobody waits for it any more.
     this.#started.promise.catch(() => undefined);
-    const config: ClientConfig & { readonly replication: "database" } = {
-      connectionString: options.url,
-      application_name: options.applicationName.slice(0, 63),
-      connectionTimeoutMillis: options.connectTimeoutMs,
-      replication: "database",
-      keepAlive: true,
-      keepAliveInitialDelayMillis: 10_000,
-      // Our own socket, so that it can be destroyed at any time, also before there is a session.
-      stream: () => (this.#socket = new Socket()),
-    };
-    this.#client = new Client(config);
-    this.#client.on("error", (error) => this.#fail(error));
+    this.#service = new LogicalReplicationService(
+      {
+        connectionString: options.url,
+        application_name: options.applicationName.slice(0, 63),
+        connectionTimeoutMillis: options.connectTimeoutMs,
+        keepAlive: true,
+        keepAliveInitialDelayMillis: 10_000,
+        // Our own socket, so that it can be destroyed at any time, also before there is a session.
+        stream: () => (this.#socket = new Socket()),
+      },
+      { acknowledge: { auto: false, timeoutSeconds: 0 } },
+    );
   }
 
   /**
@@ -128,7 +133,7 @@ export class ReplicationStream implements AsyncDisposable {
 
   pause(): void {
     this.#paused = true;
-    this.#transport.pause();
+    this.#transport?.pause();
   }
 
   resume(): void {
@@ -140,24 +145,15 @@ export class ReplicationStream implements AsyncDisposable {
   hurry(): void {
     this.#resting = false;
     if (!this.#paused) {
-      this.#transport.resume();
+      this.#transport?.resume();
     }
   }
 
   /** Tells the source now what is confirmed; it is told regularly besides. */
   sendStatus(ping = false): void {
-    if (this.#end.signal.aborted) {
-      return;
-    }
-    // Received, flushed and applied are one to us. Nothing is lost if the source has forgotten one of them.
-    const confirmed = this.#options.confirmed();
-    const status = Buffer.alloc(34, "r");
-    for (const at of [1, 9, 17]) {
-      status.writeBigUInt64BE(confirmed, at);
-    }
-    status.writeBigInt64BE(BigInt(Math.round(this.#options.clock.now())) * 1000n - postgresEpoch, 25);
-    status.writeUInt8(ping ? 1 : 0, 33);
-    this.#connection.sendCopyFromChunk(status);
+    // The library sends the position after the one it is given.
+    const position = formatLsn(this.#options.confirmed() - 1n);
+    this.#service.acknowledge(position, ping).catch((error: unknown) => this.#fail(asError(error)));
   }
 
   /** Ends the stream and waits until its connection is closed. */
@@ -168,16 +164,15 @@ export class ReplicationStream implements AsyncDisposable {
   }
 
   /** The socket, or what encrypts it. */
-  get #transport(): { pause(): unknown; resume(): unknown; destroy(): unknown } {
-    return this.#connection.stream;
-  }
-
-  get #connection(): ReplicationConnection {
-    return this.#client.connection as unknown as ReplicationConnection;
+  get #transport(): { pause(): unknown; resume(): unknown; destroy(): unknown } | null {
+    return this.#client?.connection.stream ?? this.#socket;
   }
 
   async #start(): Promise<void> {
-    this.#stream().then(
+    const service = this.#service;
+    service.on("error", (error) => this.#fail(error));
+    service.on("start", () => this.#started.resolve());
+    service.subscribe(this.#plugin(), this.#options.slot, formatLsn(this.#options.from)).then(
       () => this.#fail(new StreamLost("the source has ended the stream")),
       (error: unknown) => this.#fail(asError(error)),
     );
@@ -191,22 +186,30 @@ export class ReplicationStream implements AsyncDisposable {
     void this.#watch();
   }
 
+  #plugin(): Plugin {
+    const plugin = {
+      name: "pgoutput",
+      options: {},
+      start: (client: Client): Promise<void> => this.#stream(client),
+      parse: (): undefined => undefined,
+    };
+    return plugin;
+  }
+
   /** Until the stream ends. */
-  async #stream(): Promise<void> {
-    const client = this.#client;
-    await client.connect();
+  async #stream(client: Client): Promise<void> {
+    this.#client = client;
+    const connection = client.connection as unknown as ReplicationConnection;
+    if (this.#paused) {
+      connection.stream.pause();
+    }
     await client.query(pinSql);
     const { rows } = await client.query<{ ms: string }>(timeoutSql);
     this.#statusEveryMs = statusIntervalMs(Number(rows[0]?.ms ?? 0));
-    const connection = this.#connection;
-    connection.once("replicationStart", () => this.#started.resolve());
     // The driver's own listener does nothing, for every row.
     connection.removeAllListeners("copyData");
     connection.on("copyData", ({ chunk }) => this.#take(chunk));
     connection.stream.on("data", (bytes) => this.#rest(bytes.length));
-    if (this.#paused) {
-      connection.stream.pause();
-    }
     await client.query(startSql(this.#options));
   }
 
@@ -241,7 +244,7 @@ export class ReplicationStream implements AsyncDisposable {
       return;
     }
     this.#resting = true;
-    this.#transport.pause();
+    this.#transport?.pause();
     const { clock } = this.#options;
     clock.sleep(restMs, this.#end.signal).then(
       () => this.hurry(),
@@ -287,7 +290,7 @@ export class ReplicationStream implements AsyncDisposable {
   }
 
   async #probe(): Promise<WalsenderState | "unreachable"> {
-    const pid = (this.#client as { processID?: number }).processID ?? 0;
+    const pid = (this.#client as { processID?: number } | null)?.processID ?? 0;
     const answer = this.#options.inspectWalsender(pid).catch(() => "unreachable" as const);
     return (await this.#within(this.#options.connectTimeoutMs, answer)) ?? "unreachable";
   }
@@ -313,24 +316,27 @@ export class ReplicationStream implements AsyncDisposable {
     }
     this.#end.abort(error);
     this.#started.reject(error);
-    this.#transport.destroy();
+    this.#transport?.destroy();
     this.#socket?.destroy();
     this.#sink.ended(error);
   }
 
+  /** What comes late from the driver goes nowhere: the library removes its listeners, and an `error` needs one. */
   async #close(): Promise<void> {
     await this.#within(
       1_000,
-      this.#client.end().catch(() => undefined),
+      this.#service.stop().catch(() => undefined),
     );
+    this.#client?.on("error", () => undefined);
+    this.#client?.connection.on("error", () => undefined);
+    this.#service.removeAllListeners();
+    this.#service.on("error", () => undefined);
   }
 }
 
 /** What the driver has beside its types. */
 interface ReplicationConnection {
   readonly stream: Socket;
-  sendCopyFromChunk(chunk: Buffer): void;
-  once(event: "replicationStart", listener: () => void): void;
   on(event: "copyData", listener: (message: { readonly chunk: Buffer }) => void): void;
   removeAllListeners(event: "copyData"): void;
 }
