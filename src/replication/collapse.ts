@@ -129,8 +129,45 @@ const byKey = (buffer: StateBuffer, indices: number[]): number[] => {
   const { keys } = buffer;
   for (let i = 1; i < indices.length; i++) {
     if (keys[indices[i]!]! < keys[indices[i - 1]!]!) {
-      return indices.sort((a, b) => (keys[a]! < keys[b]! ? -1 : 1));
+      return indices.length < 64 ? byComparison(keys, indices) : byPrefix(keys, indices);
     }
   }
   return indices;
+};
+
+const byComparison = (keys: readonly string[], indices: number[]): number[] =>
+  indices.sort((a, b) => (keys[a]! < keys[b]! ? -1 : 1));
+
+const placeBits = 2 ** 21;
+
+/**
+ * Numbers are sorted several times faster than by a comparison that is a call: 32 bits of a key's start and its place
+ * make a number of 53 bits, which a double holds exactly. What starts alike is compared after.
+ */
+const byPrefix = (keys: readonly string[], indices: number[]): number[] => {
+  if (indices.length >= placeBits) return byComparison(keys, indices);
+  const order = Float64Array.from(
+    indices,
+    (index, place) => prefixOf(keys[index]!) * placeBits + place,
+  ).sort();
+  const given = indices.slice();
+  let alike = 0;
+  for (let i = 0; i <= order.length; i++) {
+    if (i < order.length) indices[i] = given[order[i]! % placeBits]!;
+    if (i < order.length && Math.floor(order[i]! / placeBits) === Math.floor(order[alike]! / placeBits))
+      continue;
+    if (i - alike > 1) {
+      const run = byComparison(keys, indices.slice(alike, i));
+      for (const [offset, index] of run.entries()) indices[alike + offset] = index;
+    }
+    alike = i;
+  }
+  return indices;
+};
+
+/** The first four characters as bytes. A length before a part of a key may be larger: then it counts as the largest. */
+const prefixOf = (key: string): number => {
+  let prefix = 0;
+  for (let i = 0; i < 4; i++) prefix = prefix * 256 + (i < key.length ? Math.min(255, key.charCodeAt(i)) : 0);
+  return prefix;
 };

@@ -99,8 +99,24 @@ export class StateBuffer {
   }
 
   field(index: number, position: number): Buffer | null {
-    const { offset, length } = this.fieldsOf(index)[position]!;
-    return length < 0 ? null : this.bytes.subarray(offset, offset + length);
+    const at = this.fieldAt(index, position);
+    const length = this.#view.getInt32(at);
+    return length < 0 ? null : this.bytes.subarray(at + 4, at + 4 + length);
+  }
+
+  /** Where the length of a field lies; the field's bytes follow it. */
+  fieldAt(index: number, position: number): number {
+    let at = this.starts[index]! + 12;
+    for (let i = 0; i < position; i++) at += 8 + Math.max(0, this.#view.getInt32(at));
+    return at;
+  }
+
+  /** A field of format `binary` that is a bigint: whether it is NULL or 0. */
+  isZero(index: number, position: number): boolean {
+    const at = this.fieldAt(index, position);
+    return (
+      this.#view.getInt32(at) < 0 || (this.#view.getInt32(at + 4) === 0 && this.#view.getInt32(at + 8) === 0)
+    );
   }
 
   /** Where the state ends. */

@@ -48,7 +48,10 @@ export class BufferedStates implements StateSet {
   }
 
   get bytes(): number {
-    return this.#indices.reduce((sum, i) => sum + this.#buffer.endOf(i) - this.#buffer.starts[i]!, 0);
+    const buffer = this.#buffer;
+    let sum = 0;
+    for (const i of this.#indices) sum += buffer.endOf(i) - buffer.starts[i]!;
+    return sum;
   }
 
   get columns(): readonly Column[] {
@@ -115,6 +118,13 @@ export class BufferedStates implements StateSet {
     return arrayOf(fields, this.format === "binary" ? typeOid : textOid);
   }
 
+  isFirst(index: number): boolean {
+    const at = this.#at(index);
+    return this.format === "binary"
+      ? this.#buffer.isZero(at, this.#layout.prev)
+      : readPrev(this.#buffer, at) === 0n;
+  }
+
   slice(start: number, end: number): StateSet {
     return this.#subset(this.#indices.slice(start, end));
   }
@@ -146,26 +156,29 @@ export class BufferedStates implements StateSet {
   /** The states lie in the buffer as elements of an array: neighbours are copied together. */
   #binaryArray(): Buffer {
     const buffer = this.#buffer;
-    const runs: { start: number; end: number }[] = [];
-    for (const i of this.#indices) {
-      const start = buffer.starts[i]!;
-      const last = runs.at(-1);
-      if (last?.end === start) {
-        last.end = buffer.endOf(i);
-      } else {
-        runs.push({ start, end: buffer.endOf(i) });
-      }
-    }
-    const size = runs.reduce((sum, run) => sum + run.end - run.start, arrayHeaderBytes);
-    const whole = runs.length === 1 && size === buffer.end && this.count === buffer.count;
-    const value = whole ? buffer.bytes.subarray(0, size) : Buffer.allocUnsafe(size);
+    const { bytes } = buffer;
+    const size = arrayHeaderBytes + this.bytes;
+    const whole = size === buffer.end && this.#ascends;
+    const value = whole ? bytes.subarray(0, size) : Buffer.allocUnsafe(size);
     // The receiving side takes the element type from the statement; see PostgreSQL's array_recv.
     writeArrayHeader(value, { count: this.count, elementOid: 0, hasNulls: false });
+    if (whole) return value;
     let at = arrayHeaderBytes;
-    for (const { start, end } of whole ? [] : runs) {
-      at += buffer.bytes.copy(value, at, start, end);
+    let start = 0;
+    let end = 0;
+    for (const i of this.#indices) {
+      if (buffer.starts[i] !== end) {
+        at += bytes.copy(value, at, start, end);
+        start = buffer.starts[i]!;
+      }
+      end = buffer.endOf(i);
     }
+    bytes.copy(value, at, start, end);
     return value;
+  }
+
+  get #ascends(): boolean {
+    return this.#indices.every((index, at) => at === 0 || this.#indices[at - 1]! < index);
   }
 
   #literalArray(): Buffer {

@@ -41,6 +41,8 @@ export interface StateSet {
   /** 0 where the table has no owners. */
   base(index: number): bigint;
   prev(index: number): bigint;
+  /** Whether its `prev` is 0: whoever wrote it held nothing of the key. */
+  isFirst(index: number): boolean;
   seen(index: number): readonly bigint[];
   /** The version at which the local values of `unchanged` are exact. Equals `prev` unless changes were collapsed. */
   unchangedSince(index: number): bigint;
