@@ -55,7 +55,7 @@ export const contentJson = (columns: readonly Column[], alias: string): string =
 };
 
 /** A whole candidate: the state at `alias`, with content if it is a row. An array, which a CASE can give. */
-const candidateOf = (
+export const candidateOf = (
   table: ReplicatedTable,
   kind: StateKind,
   alias: string,
@@ -66,7 +66,7 @@ const candidateOf = (
   `${kind === "row" ? contentJson(columns, alias) : "NULL"}]::text[]`;
 
 /** The array above as the columns of {@link CandidateRow}. */
-const spread = (lost: string): string =>
+export const spread = (lost: string): string =>
   `${lost}[1] AS key, ${lost}[2] AS kind, ${lost}[3] AS version, ${lost}[4] AS base, ${lost}[5] AS prev, ` +
   `${lost}[6]::bigint[]::text[] AS seen, ${lost}[7] AS content`;
 
@@ -74,7 +74,7 @@ const spread = (lost: string): string =>
  * The lower state `loser` lost without having been seen by `winner`. The first comparison spares nearly every row the
  * rest: an ordinary write follows upon exactly what is held.
  */
-const unseen = (loser: string, winner: string): string =>
+export const unseen = (loser: string, winner: string): string =>
   `${winner}.cg_prev <> ${loser}.cg_version AND ` +
   `NOT coregent.succeeded(${loser}.cg_version, ${winner}.cg_version, ${winner}.cg_seen)`;
 
@@ -89,6 +89,12 @@ const clash = (table: ReplicatedTable, set: Shape, loser: string, winner: string
     `AND ${image(loser)} OPERATOR(pg_catalog.*=) ${image(winner)})`
   );
 };
+
+/** The floor of local stamps (`Write.above` in conflict/state.ts) where a state is replaced by one of a lower version. */
+export const floorOf = (table: ReplicatedTable, loser: string, winner: string): string =>
+  isOwned(table)
+    ? `CASE WHEN ${loser}.cg_version > ${winner}.cg_version THEN ${loser}.cg_version END`
+    : "NULL::bigint";
 
 /** What the text of a statement depends on: sets of one shape share their statements. */
 export interface Shape {
@@ -107,7 +113,7 @@ const assigned = (set: Shape): readonly string[] =>
     .map((column) => identifier(column.name));
 
 /** `counts` and candidates in one answer: one row at least. */
-const withCandidates = (counts: string, candidates: string): string =>
+export const withCandidates = (counts: string, candidates: string): string =>
   `SELECT counts.*, l.* FROM (${counts}) AS counts LEFT JOIN (${candidates}) AS l ON true`;
 
 const localColumns = (set: Shape): readonly Column[] =>
@@ -122,10 +128,6 @@ export const upsertSql = (set: Shape): string => {
   const columns = writable(set);
   const conflict = clash(table, set, "o", "n");
   const candidate = candidateOf(table, set.kind, "o", localColumns(set));
-  // The floor of local stamps, see `Write.above` in conflict/state.ts.
-  const floor = isOwned(table)
-    ? "CASE WHEN o.cg_version > n.cg_version THEN o.cg_version END"
-    : "NULL::bigint";
   return `WITH merged AS (
   INSERT INTO ${relationOf(table, set.kind)} AS cur (${columns.join(", ")}) OVERRIDING SYSTEM VALUE
   SELECT ${columns.map((name) => `x.${name}`).join(", ")} FROM ${set.source(1)} AS x
@@ -137,10 +139,33 @@ export const upsertSql = (set: Shape): string => {
   RETURNING WITH (OLD AS o, NEW AS n)
     CASE WHEN o.cg_version IS NOT NULL AND ${conflict}
          THEN ${candidate} END AS lost,
-    ${floor} AS floor
+    ${floorOf(table, "o", "n")} AS floor, o.cg_version IS NULL AS fresh
 )
 ${withCandidates(
-  "SELECT count(*)::int AS applied, max(floor)::text AS floor FROM merged",
+  `SELECT count(*)::int AS applied, count(*) FILTER (WHERE fresh)::int AS inserted, max(floor)::text AS floor
+     FROM merged`,
+  `SELECT ${spread("lost")} FROM merged WHERE lost IS NOT NULL`,
+)}`;
+};
+
+/**
+ * PostgreSQL 18: merges states ($1) of which a lower one is held, which costs less than an upsert: a row is not locked
+ * before it is replaced. The others are left as they are.
+ */
+export const replaceSql = (set: Shape): string => {
+  const { table } = set;
+  const candidate = candidateOf(table, set.kind, "o", localColumns(set));
+  return `WITH merged AS (
+  UPDATE ${relationOf(table, set.kind)} AS cur SET ${assigned(set)
+    .map((name) => `${name} = x.${name}`)
+    .join(", ")}
+    FROM ${set.source(1)} AS x
+   WHERE ${sameKey(table, "cur", "x")} AND ${outranks("x", "cur", isOwned(table))}
+  RETURNING WITH (OLD AS o, NEW AS n)
+    CASE WHEN ${clash(table, set, "o", "n")} THEN ${candidate} END AS lost, ${floorOf(table, "o", "n")} AS floor
+)
+${withCandidates(
+  "SELECT count(*)::int AS applied, 0 AS inserted, max(floor)::text AS floor FROM merged",
   `SELECT ${spread("lost")} FROM merged WHERE lost IS NOT NULL`,
 )}`;
 };
@@ -223,36 +248,4 @@ export const missingPartialSql = (set: Shape): string => {
               WHERE ${sameKey(table, "cur", "x")} AND NOT ${outranks("x", "cur", isOwned(table))})`;
   return `SELECT x.cg_index::int AS index FROM ${partialSource(set)}
  WHERE NOT ${notLower("row")} AND NOT ${notLower("tombstone")} ORDER BY 1`;
-};
-
-/**
- * Removes rows that a tombstone outranks, and finds tombstones that a row outranks without having seen them. `keys`:
- * a FROM item with the key's columns; null: all tombstones. A statement of its own, because only a new snapshot
- * sees what others have committed while the batch's statements waited. It also tells whether the conflict log and the
- * quarantine have entries of this table.
- */
-export const sweepSql = (table: ReplicatedTable, keys: string | null): string => {
-  const owned = isOwned(table);
-  const rows = relationOf(table, "row");
-  const tombstones = relationOf(table, "tombstone");
-  const rowLost = table.logsConflicts ? unseen("cur", "d") : "false";
-  const tombstoneLost = table.logsConflicts ? unseen("d", "cur") : "false";
-  const from = keys === null ? "" : `${keys} JOIN `;
-  return `WITH d AS MATERIALIZED (
-  SELECT d.* FROM ${from}${tombstones} AS d${keys === null ? "" : ` ON ${sameKey(table, "d", "k")}`}
-), gone AS (
-  DELETE FROM ${rows} AS cur USING d WHERE ${sameKey(table, "cur", "d")} AND ${outranks("d", "cur", owned)}
-  RETURNING CASE WHEN ${rowLost} THEN ${candidateOf(table, "row", "cur", table.columns)} END AS lost,
-            CASE WHEN cur.cg_version > d.cg_version THEN cur.cg_version END AS floor
-), outlived AS (
-  SELECT CASE WHEN ${tombstoneLost} THEN ${candidateOf(table, "tombstone", "d", table.tombstoneColumns)} END AS lost,
-         CASE WHEN d.cg_version > cur.cg_version THEN d.cg_version END AS floor
-    FROM d JOIN ${rows} AS cur ON ${sameKey(table, "cur", "d")} WHERE ${outranks("cur", "d", owned)}
-), both_kinds AS (SELECT lost, floor FROM gone UNION ALL SELECT lost, floor FROM outlived)
-${withCandidates(
-  `SELECT (SELECT count(*) FROM gone)::int AS swept, (SELECT max(floor)::text FROM both_kinds) AS floor,
-          EXISTS (SELECT FROM coregent.conflict WHERE table_name = ${literal(table.name)}) AS reported,
-          EXISTS (SELECT FROM coregent.quarantine WHERE table_name = ${literal(table.name)}) AS quarantined`,
-  `SELECT ${spread("lost")} FROM both_kinds WHERE lost IS NOT NULL`,
-)}`;
 };

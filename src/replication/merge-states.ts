@@ -2,12 +2,22 @@ import type { State } from "../../conflict/state.ts";
 import { reactionTo } from "../postgres/sqlstate.ts";
 import type { Candidate, MergeCounts } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
-import { lockAndReplaceSql, refusedSql, upsertSql, type CandidateRow, type FloorRow } from "./merge-sql.ts";
+import {
+  lockAndReplaceSql,
+  refusedSql,
+  replaceSql,
+  upsertSql,
+  type CandidateRow,
+  type FloorRow,
+} from "./merge-sql.ts";
 import type { StateSet } from "./states.ts";
+import { together } from "./together.ts";
 
 export interface Applied {
   /** States that are now held and were not before. */
   readonly applied: number;
+  /** Of these, those of whose key nothing was held in the relation. */
+  readonly inserted: number;
   /** Held states that lost. */
   readonly replaced: readonly Candidate[];
   /** Incoming states that lost. */
@@ -42,12 +52,35 @@ export class KeysUnsettled extends Error {
   }
 }
 
-const upsert = async (session: MergeSession, set: StateSet, counts: MergeCounts): Promise<Applied> => {
-  const { rows } = await session.query<CandidateRow & FloorRow & { applied: number }>(upsertSql(set), [
-    set.value(),
-  ]);
+const nothing: Applied = { applied: 0, inserted: 0, replaced: [], refused: [] };
+
+const sum = (parts: readonly Applied[]): Applied => ({
+  applied: parts.reduce((total, part) => total + part.applied, 0),
+  inserted: parts.reduce((total, part) => total + part.inserted, 0),
+  replaced: parts.flatMap((part) => part.replaced),
+  refused: parts.flatMap((part) => part.refused),
+});
+
+type MergedRow = CandidateRow & FloorRow & { applied: number; inserted: number };
+
+const run = async (
+  session: MergeSession,
+  set: StateSet,
+  { sql, counts }: { readonly sql: string; readonly counts: MergeCounts },
+): Promise<Applied> => {
+  const { rows } = await session.query<MergedRow>(sql, [set.value()]);
   counts.raiseFloor(rows[0]?.floor ?? null);
-  return { applied: rows[0]?.applied ?? 0, replaced: candidatesIn(rows), refused: [] };
+  const { applied, inserted } = rows[0] ?? nothing;
+  return { applied, inserted, replaced: candidatesIn(rows), refused: [] };
+};
+
+const upsert = (session: MergeSession, set: StateSet, counts: MergeCounts): Promise<Applied> =>
+  run(session, set, { sql: upsertSql(set), counts });
+
+/** States that were written upon others: nearly always one of them is held. */
+const replace = async (session: MergeSession, set: StateSet, counts: MergeCounts): Promise<Applied> => {
+  const replaced = await run(session, set, { sql: replaceSql(set), counts });
+  return replaced.applied === set.count ? replaced : sum([replaced, await upsert(session, set, counts)]);
 };
 
 type LockedRow = CandidateRow & FloorRow & { replaced: number; inserted: number; kept: number };
@@ -57,18 +90,28 @@ const lockAndReplace = async (
   set: StateSet,
   counts: MergeCounts,
 ): Promise<Applied> => {
-  const lost: Candidate[] = [];
-  let applied = 0;
+  let done = nothing;
   for (let round = 1; round <= maxRounds; round++) {
     // What the rounds before have merged is now held, so that it counts as kept.
     const { rows } = await session.query<LockedRow>(lockAndReplaceSql(set), [set.value()]);
     counts.raiseFloor(rows[0]?.floor ?? null);
     const { replaced, inserted, kept } = rows[0] ?? { replaced: 0, inserted: 0, kept: 0 };
-    lost.push(...candidatesIn(rows));
-    applied += replaced + inserted;
-    if (replaced + inserted + kept >= set.count) return { applied, replaced: lost, refused: [] };
+    done = sum([done, { applied: replaced + inserted, inserted, replaced: candidatesIn(rows), refused: [] }]);
+    if (replaced + inserted + kept >= set.count) return done;
   }
   throw new KeysUnsettled(set.table.name);
+};
+
+/** What one statement is given: it is the server's memory for it that grows, see MergeSession. */
+const maxPieceStates = 2_000;
+const maxPieceBytes = 1024 * 1024;
+
+/** A set as such pieces, in the order of the keys. */
+export const piecesOf = (set: StateSet): readonly StateSet[] => {
+  const pieces = Math.max(Math.ceil(set.count / maxPieceStates), Math.ceil(set.bytes / maxPieceBytes));
+  if (pieces <= 1) return set.count === 0 ? [] : [set];
+  const size = Math.ceil(set.count / pieces);
+  return Array.from({ length: Math.ceil(set.count / size) }, (_, i) => set.slice(i * size, (i + 1) * size));
 };
 
 export interface ApplyOptions {
@@ -86,12 +129,37 @@ export const applyStates = async (
   set: StateSet,
   options: ApplyOptions,
 ): Promise<Applied> => {
-  if (set.count === 0) return { applied: 0, replaced: [], refused: [] };
-  const done = await (options.lockFirst ? lockAndReplace : upsert)(session, set, options.counts);
+  const { lockFirst, counts } = options;
+  const each = async (
+    states: StateSet,
+    apply: (session: MergeSession, set: StateSet, counts: MergeCounts) => Promise<Applied>,
+  ): Promise<Applied[]> =>
+    together(
+      piecesOf(states).map(async (piece) => withRefused(session, piece, await apply(session, piece, counts))),
+    );
+  if (lockFirst) return sum(await each(set, lockAndReplace));
+  if (set.kind === "tombstone") return sum(await each(set, upsert));
+  const { first, later } = byPredecessor(set);
+  const [replaced, inserted] = await together([each(later, replace), each(first, upsert)]);
+  return sum([...replaced, ...inserted]);
+};
+
+/** Those which nothing was held of where they were written, and those written upon others. */
+const byPredecessor = (set: StateSet): { readonly first: StateSet; readonly later: StateSet } => {
+  const first: number[] = [];
+  const later: number[] = [];
+  for (let index = 0; index < set.count; index++) (set.isFirst(index) ? first : later).push(index);
+  return {
+    first: first.length === set.count ? set : set.pick(first),
+    later: later.length === set.count ? set : set.pick(later),
+  };
+};
+
+/** States that did not win are a replay, or came too late. Rare, so that the ordinary batch does not pay for asking. */
+const withRefused = async (session: MergeSession, set: StateSet, done: Applied): Promise<Applied> => {
   if (done.applied === set.count || !set.table.logsConflicts) return done;
-  // A replay, or a state that came too late. Rare, so that the ordinary batch does not pay for asking.
-  const refused = await session.query<CandidateRow>(refusedSql(set), [set.value()]);
-  return { ...done, refused: candidatesIn(refused.rows) };
+  const { rows } = await session.query<CandidateRow>(refusedSql(set), [set.value()]);
+  return { ...done, refused: candidatesIn(rows) };
 };
 
 /** `fitting`: the states that did not fail, merged or refused. */
@@ -108,18 +176,13 @@ export const applyFitting = async (
   set: StateSet,
   options: ApplyOptions & { readonly misfit: (state: StateSet, error: unknown) => Promise<void> },
 ): Promise<Fitted> => {
-  const replaced: Candidate[] = [];
-  const refused: Candidate[] = [];
+  const parts: Applied[] = [];
   const indices: number[] = [];
-  let applied = 0;
   const part = async (start: number, end: number): Promise<void> => {
     const piece = start === 0 && end === set.count ? set : set.slice(start, end);
     let failure: unknown;
     try {
-      const done = await session.savepoint(() => applyStates(session, piece, options));
-      applied += done.applied;
-      replaced.push(...done.replaced);
-      refused.push(...done.refused);
+      parts.push(await session.savepoint(() => applyStates(session, piece, options)));
       for (let index = start; index < end; index++) indices.push(index);
       return;
     } catch (error) {
@@ -132,5 +195,5 @@ export const applyFitting = async (
     await part(middle, end);
   };
   if (set.count > 0) await part(0, set.count);
-  return { applied, replaced, refused, fitting: indices.length === set.count ? set : set.pick(indices) };
+  return { ...sum(parts), fitting: indices.length === set.count ? set : set.pick(indices) };
 };

@@ -8,11 +8,20 @@ import type { FetchStates } from "./fetch.ts";
 import { keysOf } from "./merge-keys.ts";
 import { MergeCounts, type Candidate, type MergeReport } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
-import { applyFitting, applyStates, type Fitted } from "./merge-states.ts";
+import { applyFitting, applyStates, piecesOf, type Fitted } from "./merge-states.ts";
 import { setAside, settleQuarantine } from "./quarantine.ts";
 import type { StateSet } from "./states.ts";
-import { sweepKeys } from "./sweep.ts";
+import {
+  buryRows,
+  meetTombstones,
+  nothingSwept,
+  readNoted,
+  sweepKeys,
+  type Noted,
+  type Swept,
+} from "./sweep.ts";
 import { fetchStates, mergePartial, type PartialMerge } from "./toast.ts";
+import { together } from "./together.ts";
 
 export interface MergeOptions {
   /**
@@ -46,13 +55,26 @@ export const mergeBatch = async (
     part,
     merge: new TableMerge(session, part.table, { ...options, counts }),
   }));
-  for (const { part, merge } of merges) await merge.merge(part);
+  if (options.careful === true) for (const { part, merge } of merges) await merge.apply(part);
+  else await together(merges.map(({ part, merge }) => merge.apply(part)));
+  const still = merges.flatMap(({ part, merge }) => (merge.mustSweep ? [] : [part.table.name]));
+  const [noted] = await together([
+    readNoted(session, still),
+    together(merges.map(({ merge }) => merge.sweep())),
+  ]);
+  for (const { part, merge } of merges) await merge.settle(noted.get(part.table.name));
   // Last, because the log is written as our own: without the origin.
   for (const { merge } of merges) await merge.log();
   // Before others can see, and write upon, what has replaced higher versions.
   if (counts.floor > 0n) await session.query("SELECT coregent.raise_floor($1)", [counts.floor]);
   return counts.report();
 };
+
+type Merged = Pick<Fitted, "fitting" | "inserted">;
+
+/** A row that was there has met its tombstone before, and what has replaced it is higher. */
+const needsSweep = ({ fitting, inserted }: Merged): boolean =>
+  fitting.count > 0 && (fitting.kind === "tombstone" || inserted > 0);
 
 /** One table's part of a batch. */
 class TableMerge {
@@ -62,6 +84,11 @@ class TableMerge {
   readonly #candidates: Candidate[] = [];
   readonly #reports: Reported[] = [];
   readonly #setAside: string[] = [];
+  /** The sets merged so far. */
+  readonly #merged: Merged[] = [];
+  /** Rows removed. */
+  #swept = 0;
+  #noted: Noted = { reported: false, quarantined: false };
 
   constructor(
     session: MergeSession,
@@ -83,18 +110,55 @@ class TableMerge {
     }
   }
 
-  async merge({ rows, partial, tombstones }: TableBatch): Promise<void> {
-    const { counts } = this.#options;
-    // Tombstones first: the sweep below then also removes rows of this batch that they outrank.
-    const buried = await this.#apply(tombstones);
+  /** Merges the states, each in its own relation. */
+  async apply({ rows, partial, tombstones }: TableBatch): Promise<void> {
+    const { counts, careful = false } = this.#options;
+    const bury = this.#apply(tombstones);
+    // In savepoints it is one after the other.
+    if (careful) await bury;
+    const [buried, merged] = await together([bury, this.#apply(rows)]);
     this.#candidates.push(...(await this.#withoutOutlived(buried.replaced)), ...buried.refused);
     counts.tombstonesMerged += buried.applied;
-    const merged = await this.#apply(rows);
     this.#candidates.push(...merged.replaced, ...merged.refused);
     counts.rowsMerged += merged.applied;
+    this.#merged.push(buried, merged);
     for (const set of partial) await this.#mergePartial(set);
-    await this.#settle(buried.fitting);
-    await this.#settle(merged.fitting);
+  }
+
+  /** Whether rows of this batch may lie under a tombstone. */
+  get mustSweep(): boolean {
+    return this.#merged.some(needsSweep);
+  }
+
+  /** Removes rows that a tombstone outranks, in new snapshots: when the states of all tables are merged. */
+  async sweep(): Promise<void> {
+    await together(
+      this.#merged
+        .filter(needsSweep)
+        .flatMap(({ fitting }) =>
+          fitting.kind === "tombstone"
+            ? [this.#bury(fitting)]
+            : piecesOf(fitting).map((piece) => this.#sweepRows(piece)),
+        ),
+    );
+  }
+
+  /** What is to be done for merged keys where the conflict log or the quarantine have entries of the table. */
+  async settle(noted: Noted | undefined): Promise<void> {
+    const session = this.#session;
+    const quarantined = this.#noted.quarantined || noted?.quarantined === true;
+    // What was noted is of the moment before a sweep waited for a row's lock.
+    const reported = this.#noted.reported || noted?.reported === true || this.#swept > 0;
+    const judges = reported && this.#table.logsConflicts;
+    if (!quarantined && !judges) return;
+    for (const { fitting: set } of this.#merged) {
+      if (set.count === 0) continue;
+      const keys = keysOf(set);
+      if (quarantined) {
+        this.#candidates.push(...(await settleQuarantine(session, keys, versionsOf(set))));
+      }
+      if (judges) this.#reports.push(...(await readReports(session, keys)));
+    }
   }
 
   async #apply(set: StateSet): Promise<Fitted> {
@@ -117,10 +181,10 @@ class TableMerge {
     const { counts } = this.#options;
     const done = await this.#updatePartial(set);
     counts.rowsMerged += done.applied;
-    if (done.applied > 0) await this.#settle(set);
+    if (done.applied > 0) this.#merged.push({ fitting: set, inserted: 0 });
     if (done.fetched === null) return;
     counts.fetchedThrough(done.fetched.position);
-    for (const part of done.fetched.parts) await this.merge(part);
+    for (const part of done.fetched.parts) await this.apply(part);
   }
 
   async #updatePartial(set: StateSet): Promise<PartialMerge> {
@@ -136,27 +200,36 @@ class TableMerge {
     }
   }
 
-  /** What is to be done for merged keys in a new snapshot. */
-  async #settle(set: StateSet): Promise<void> {
-    if (set.count === 0) return;
-    const { counts } = this.#options;
-    const keys = keysOf(set);
+  async #bury(tombstones: StateSet): Promise<void> {
+    const parts = await together(piecesOf(tombstones).map((piece) => buryRows(this.#session, piece)));
+    for (const swept of parts) this.#note(swept, swept.candidates);
+    this.#options.counts.sweepLater.push(keysOf(tombstones));
+  }
+
+  async #sweepRows(rows: StateSet): Promise<void> {
+    const keys = keysOf(rows);
+    const { met, ...noted } = await meetTombstones(this.#session, keys);
+    if (!met) {
+      this.#note({ ...nothingSwept, ...noted }, []);
+      return;
+    }
     const swept = await sweepKeys(this.#session, keys);
-    counts.rowsSwept += swept.rows;
-    counts.raiseFloor(swept.floor);
-    this.#candidates.push(
-      ...(set.kind === "row" ? this.#notOurOwn(set, swept.candidates) : swept.candidates),
-    );
-    if (swept.quarantined) {
-      this.#candidates.push(...(await settleQuarantine(this.#session, keys, versionsOf(set))));
-    }
-    // `reported` is of the moment before the sweep waited for a row's lock.
-    if ((swept.reported || swept.rows > 0) && this.#table.logsConflicts) {
-      this.#reports.push(...(await readReports(this.#session, keys)));
-    }
+    this.#note(swept, this.#notOurOwn(rows, swept.candidates));
     // With a conflict between a row and a tombstone, another merge of the key did not wait for ours: the report is
     // judged again when it has ended.
-    if (set.kind === "tombstone" || swept.candidates.length > 0) counts.sweepLater.push(keys);
+    if (swept.candidates.length > 0) this.#options.counts.sweepLater.push(keys);
+  }
+
+  #note(swept: Swept, candidates: readonly Candidate[]): void {
+    const { counts } = this.#options;
+    counts.rowsSwept += swept.rows;
+    counts.raiseFloor(swept.floor);
+    this.#swept += swept.rows;
+    this.#noted = {
+      reported: this.#noted.reported || swept.reported,
+      quarantined: this.#noted.quarantined || swept.quarantined,
+    };
+    this.#candidates.push(...candidates);
   }
 
   /**

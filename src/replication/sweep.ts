@@ -2,35 +2,41 @@ import type { ReplicatedTable } from "../postgres/table.ts";
 import type { KeySet } from "./merge-keys.ts";
 import type { Candidate } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
-import { sweepSql, type CandidateRow, type FloorRow } from "./merge-sql.ts";
+import type { CandidateRow, FloorRow } from "./merge-sql.ts";
 import { candidatesIn } from "./merge-states.ts";
+import type { StateSet } from "./states.ts";
+import { burySql, meetsSql, notedSql, sweepSql } from "./sweep-sql.ts";
 
-export interface Swept {
-  /** Rows removed. */
-  readonly rows: number;
-  readonly candidates: readonly Candidate[];
+/** What is noted of a table beside its states, before a sweep waited for a row's lock. */
+export interface Noted {
   /** The conflict log has entries of this table. */
   readonly reported: boolean;
   /** The quarantine has. */
   readonly quarantined: boolean;
+}
+
+export interface Swept extends Noted {
+  /** Rows removed. */
+  readonly rows: number;
+  readonly candidates: readonly Candidate[];
   readonly floor: string | null;
 }
 
-type SweptRow = CandidateRow &
-  FloorRow & { readonly swept: number; readonly reported: boolean; readonly quarantined: boolean };
+type SweptRow = CandidateRow & FloorRow & Noted & { readonly swept: number };
 
-const nothing: Swept = { rows: 0, candidates: [], reported: false, quarantined: false, floor: null };
+export const nothingSwept: Swept = {
+  rows: 0,
+  candidates: [],
+  reported: false,
+  quarantined: false,
+  floor: null,
+};
 
 const sweptIn = (rows: readonly SweptRow[]): Swept => {
   const [first] = rows;
-  if (first === undefined) return nothing;
-  return {
-    rows: first.swept,
-    candidates: candidatesIn(rows, true),
-    reported: first.reported,
-    quarantined: first.quarantined,
-    floor: first.floor,
-  };
+  if (first === undefined) return nothingSwept;
+  const { swept, reported, quarantined, floor } = first;
+  return { rows: swept, candidates: candidatesIn(rows, true), reported, quarantined, floor };
 };
 
 /**
@@ -38,8 +44,14 @@ const sweptIn = (rows: readonly SweptRow[]): Swept => {
  * each other, so two transactions can each miss the other's.
  */
 export const sweepKeys = async (session: MergeSession, keys: KeySet): Promise<Swept> => {
-  if (keys.count === 0) return nothing;
+  if (keys.count === 0) return nothingSwept;
   const { rows } = await session.query<SweptRow>(sweepSql(keys.table, keys.from), keys.values);
+  return sweptIn(rows);
+};
+
+/** The same for tombstones that have just been merged, or were not because a higher one is held. */
+export const buryRows = async (session: MergeSession, tombstones: StateSet): Promise<Swept> => {
+  const { rows } = await session.query<SweptRow>(burySql(tombstones), [tombstones.value(), tombstones.count]);
   return sweptIn(rows);
 };
 
@@ -49,4 +61,26 @@ export const sweepTable = async (session: MergeSession, table: ReplicatedTable):
   const { rows } = await session.client.query<SweptRow>(sweepSql(table, null));
   await session.client.query("SET LOCAL enable_hashjoin = off; SET LOCAL enable_seqscan = off");
   return sweptIn(rows);
+};
+
+/** Whether a tombstone is held of one of these keys: else there is nothing to sweep. */
+export const meetTombstones = async (
+  session: MergeSession,
+  keys: KeySet,
+): Promise<Noted & { readonly met: boolean }> => {
+  const { rows } = await session.query<Noted & { met: boolean }>(
+    meetsSql(keys.table, keys.from),
+    keys.values,
+  );
+  return rows[0] ?? { met: false, reported: false, quarantined: false };
+};
+
+/** By the tables' names. */
+export const readNoted = async (
+  session: MergeSession,
+  tables: readonly string[],
+): Promise<Map<string, Noted>> => {
+  if (tables.length === 0) return new Map();
+  const { rows } = await session.query<Noted & { name: string }>(notedSql, [tables]);
+  return new Map(rows.map((row) => [row.name, row]));
 };

@@ -230,5 +230,5 @@ test("a session left over that holds the origin is ended", async () => {
   const stale = await region.session();
   const fresh = await region.session();
   await mergeNow(fresh, put(at(1, 2)));
-  await expect(stale.begin()).rejects.toThrow();
+  await expect(stale.transaction(() => Promise.resolve())).rejects.toThrow();
 });

@@ -1,0 +1,103 @@
+import { outranks } from "../../conflict/sql.ts";
+import { identifier, literal } from "../postgres/identifiers.ts";
+import type { ReplicatedTable } from "../postgres/table.ts";
+import {
+  candidateOf,
+  floorOf,
+  isOwned,
+  relationOf,
+  sameKey,
+  spread,
+  unseen,
+  withCandidates,
+  type Shape,
+} from "./merge-sql.ts";
+
+/**
+ * The text of the statements that keep rows and tombstones apart, as in merge-sql.ts. They are statements of their own,
+ * because only a new snapshot sees what others have committed while the batch's statements waited.
+ */
+
+/**
+ * Removes rows that the tombstones of a set ($1) outrank, and finds those of them that a row outranks without having
+ * seen them: only if some ($2: their number) removed no row, as nearly all do.
+ */
+export const burySql = (set: Shape): string => {
+  const { table } = set;
+  const owned = isOwned(table);
+  const rows = relationOf(table, "row");
+  const rowLost = table.logsConflicts ? unseen("cur", "x") : "false";
+  const tombstoneLost = table.logsConflicts ? unseen("x", "cur") : "false";
+  return `WITH gone AS (
+  DELETE FROM ${rows} AS cur USING ${set.source(1)} AS x
+   WHERE ${sameKey(table, "cur", "x")} AND ${outranks("x", "cur", owned)}
+  RETURNING CASE WHEN ${rowLost} THEN ${candidateOf(table, "row", "cur", table.columns)} END AS lost,
+            ${floorOf(table, "cur", "x")} AS floor
+), outlived AS (
+  SELECT CASE WHEN ${tombstoneLost} THEN ${candidateOf(table, "tombstone", "x", set.columns)} END AS lost,
+         ${floorOf(table, "x", "cur")} AS floor
+    FROM ${set.source(1)} AS x JOIN ${rows} AS cur ON ${sameKey(table, "cur", "x")}
+   WHERE ${outranks("cur", "x", owned)} AND (SELECT count(*) FROM gone) < $2::int
+), both_kinds AS (SELECT lost, floor FROM gone UNION ALL SELECT lost, floor FROM outlived)
+${sweptOf(table)}`;
+};
+
+/** The answer of what sweeps: from `gone`, and from `both_kinds`. */
+const sweptOf = (table: ReplicatedTable): string =>
+  withCandidates(
+    `SELECT (SELECT count(*) FROM gone)::int AS swept, (SELECT max(floor)::text FROM both_kinds) AS floor,
+          ${noted(literal(table.name))}`,
+    `SELECT ${spread("lost")} FROM both_kinds WHERE lost IS NOT NULL`,
+  );
+
+/** Whether the conflict log and the quarantine have entries of the table of this name. */
+const noted = (name: string): string =>
+  `EXISTS (SELECT FROM coregent.conflict WHERE table_name = ${name}) AS reported,
+          EXISTS (SELECT FROM coregent.quarantine WHERE table_name = ${name}) AS quarantined`;
+
+/**
+ * The same for the tombstones that are held: of some keys, or (null) all. `keys`: a FROM item with the key's columns.
+ * Of most keys no row is left.
+ */
+export const sweepSql = (table: ReplicatedTable, keys: string | null): string => {
+  const owned = isOwned(table);
+  const rows = relationOf(table, "row");
+  const tombstones = relationOf(table, "tombstone");
+  const rowLost = table.logsConflicts ? unseen("cur", "d") : "false";
+  const tombstoneLost = table.logsConflicts ? unseen("d", "cur") : "false";
+  const present =
+    keys === null
+      ? ""
+      : `(SELECT k.* FROM ${keys} JOIN ${rows} AS r ON ${sameKey(table, "r", "k")} OFFSET 0) AS k JOIN `;
+  return `WITH d AS MATERIALIZED (
+  SELECT d.* FROM ${present}${tombstones} AS d${keys === null ? "" : ` ON ${sameKey(table, "d", "k")}`}
+), gone AS (
+  DELETE FROM ${rows} AS cur USING d WHERE ${sameKey(table, "cur", "d")} AND ${outranks("d", "cur", owned)}
+  RETURNING CASE WHEN ${rowLost} THEN ${candidateOf(table, "row", "cur", table.columns)} END AS lost,
+            ${floorOf(table, "cur", "d")} AS floor
+), outlived AS (
+  SELECT CASE WHEN ${tombstoneLost} THEN ${candidateOf(table, "tombstone", "d", table.tombstoneColumns)} END AS lost,
+         ${floorOf(table, "d", "cur")} AS floor
+    FROM d JOIN ${rows} AS cur ON ${sameKey(table, "cur", "d")} WHERE ${outranks("cur", "d", owned)}
+), both_kinds AS (SELECT lost, floor FROM gone UNION ALL SELECT lost, floor FROM outlived)
+${sweptOf(table)}`;
+};
+
+/**
+ * Whether a tombstone is held of one of these keys, and what is noted of the table. Keys that rise with time lie beyond the last tombstone: the bounds
+ * spare them the look.
+ */
+export const meetsSql = (table: ReplicatedTable, keys: string): string => {
+  const names = table.key.map(identifier);
+  const tombstones = relationOf(table, "tombstone");
+  const key = names.length === 1 ? `k.${names[0]}` : `(${names.map((name) => `k.${name}`).join(", ")})`;
+  const bound = (order: "ASC" | "DESC"): string =>
+    `(SELECT ${names.join(", ")} FROM ${tombstones} ORDER BY ${names.map((name) => `${name} ${order}`).join(", ")} LIMIT 1)`;
+  return `SELECT EXISTS (
+  SELECT FROM ${keys} JOIN ${tombstones} AS d ON ${sameKey(table, "d", "k")}
+   WHERE ${key} >= ${bound("ASC")} AND ${key} <= ${bound("DESC")}) AS met,
+          ${noted(literal(table.name))}`;
+};
+
+/** What is noted of each of the tables ($1: names). */
+export const notedSql = `SELECT t.name, ${noted("t.name")} FROM unnest($1::text[]) AS t(name)`;
