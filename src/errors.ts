@@ -104,6 +104,12 @@ export const errorCodes = {
    */
   "CG-PORT-TAKEN": exitCodes.error,
   /**
+   * `coregent route explain` asked a region's agent, which cannot be reached, does not know the table, or asks for a token.
+   *
+   * Remedy: the message says which. Ask another region's agent with `--region NAME`; give a token in `COREGENT_TOKEN`.
+   */
+  "CG-ROUTE-UNKNOWN": exitCodes.error,
+  /**
    * An error that the program did not expect: a defect, or a failure that it cannot explain yet.
    *
    * Remedy: run the command again with `--debug`, which prints where it happened, and report it.
