@@ -1,5 +1,5 @@
 import { Framer } from "./framer.ts";
-import { openLine, type Line } from "./line.ts";
+import { openUpstream, type Upstream } from "./upstream.ts";
 import type { EntranceMaster } from "./masters.ts";
 import { sqlStateOf, type OpeningPacket } from "./packets.ts";
 
@@ -9,14 +9,14 @@ import { sqlStateOf, type OpeningPacket } from "./packets.ts";
  * - `failed`: not one byte came from it.
  */
 export type AttemptOutcome =
-  | { readonly kind: "answered"; readonly line: Line; readonly answer: Buffer }
+  | { readonly kind: "answered"; readonly upstream: Upstream; readonly answer: Buffer }
   | { readonly kind: "starting"; readonly answer: Buffer }
   | { readonly kind: "failed"; readonly reason: string };
 
 export interface AttemptOptions {
   readonly master: EntranceMaster;
   /** A connection to it that is still good, on which a request for encryption was refused. */
-  readonly line: Line | null;
+  readonly upstream: Upstream | null;
   readonly packet: Buffer;
   readonly kind: OpeningPacket["kind"];
   readonly keepAliveMs: number;
@@ -34,8 +34,9 @@ const maxAnswerBytes = 16_384;
  */
 export const attempt = async (options: AttemptOptions): Promise<AttemptOutcome> => {
   const { signal, packet } = options;
-  const line = options.line ?? openLine(options.master, options.keepAliveMs);
-  const { socket } = line;
+  const upstream = options.upstream ?? openUpstream(options.master, options.keepAliveMs);
+  const { socket } = upstream;
+  const send = (): void => void socket.write(packet);
   const { promise, resolve } = Promise.withResolvers<AttemptOutcome>();
   const fail = (reason: string): void => resolve({ kind: "failed", reason });
   const onAbort = (): void => fail(String(signal.reason));
@@ -45,17 +46,23 @@ export const attempt = async (options: AttemptOptions): Promise<AttemptOutcome> 
   const onData = (chunk: Buffer): void => {
     answer = answer.length === 0 ? chunk : Buffer.concat([answer, chunk]);
     const verdict = options.kind === "startup" ? judge(answer) : "answered";
-    if (verdict === "answered") resolve({ kind: "answered", line, answer });
+    if (verdict === "answered") resolve({ kind: "answered", upstream, answer });
     if (verdict === "starting") resolve({ kind: "starting", answer });
   };
   signal.addEventListener("abort", onAbort, { once: true });
   socket.on("data", onData).on("error", onError).on("end", onClose).on("close", onClose);
   if (signal.aborted) onAbort();
-  socket.write(packet);
+  if (options.upstream === null) socket.once("connect", send);
+  else send();
   socket.resume();
   const outcome = await promise;
   signal.removeEventListener("abort", onAbort);
-  socket.off("data", onData).off("error", onError).off("end", onClose).off("close", onClose);
+  socket
+    .off("connect", send)
+    .off("data", onData)
+    .off("error", onError)
+    .off("end", onClose)
+    .off("close", onClose);
   socket.pause();
   if (outcome.kind !== "answered") socket.destroy();
   return outcome;

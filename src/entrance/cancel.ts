@@ -1,5 +1,5 @@
 import type { EntranceBounds } from "./bounds.ts";
-import { openLine } from "./line.ts";
+import { openUpstream } from "./upstream.ts";
 import type { EntranceMaster, EntranceMasters } from "./masters.ts";
 import type { Session } from "./session.ts";
 
@@ -37,11 +37,14 @@ export const sendCancel = async (
   data: Buffer,
   { attemptMs, keepAliveMs }: EntranceBounds,
 ): Promise<void> => {
-  const { socket } = openLine(master, keepAliveMs);
+  const { socket } = openUpstream(master, keepAliveMs);
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, attemptMs);
-  socket.on("end", resolve).on("close", resolve).resume();
-  socket.write(data);
+  socket
+    .on("end", resolve)
+    .on("close", resolve)
+    .once("connect", () => socket.write(data))
+    .resume();
   await promise;
   clearTimeout(timer);
   socket.destroy();

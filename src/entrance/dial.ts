@@ -1,6 +1,6 @@
 import { attempt, type AttemptOutcome } from "./attempt.ts";
 import type { EntranceBounds } from "./bounds.ts";
-import type { Line } from "./line.ts";
+import type { Upstream } from "./upstream.ts";
 import type { EntranceMaster, EntranceMasters } from "./masters.ts";
 import type { OpeningPacket } from "./packets.ts";
 
@@ -10,7 +10,7 @@ export interface DialOptions {
   readonly packet: Buffer;
   readonly kind: OpeningPacket["kind"];
   /** The client's connection to a master so far, which is tried first, or closed. */
-  readonly line: Line | null;
+  readonly upstream: Upstream | null;
   /** The client has gone. */
   readonly signal: AbortSignal;
 }
@@ -29,34 +29,37 @@ export const dial = async (options: DialOptions): Promise<DialOutcome> => {
   const ended = AbortSignal.any([options.signal, AbortSignal.timeout(bounds.dialMs)]);
   const next = (): EntranceMaster | undefined =>
     masters.candidates().find(({ region }) => !tried.has(region));
-  let line = usable(options);
-  for (let master = line?.master ?? next(); master !== undefined && !ended.aborted; master = next()) {
+  let upstream = usable(options);
+  for (let master = upstream?.master ?? next(); master !== undefined && !ended.aborted; master = next()) {
     const { region } = master;
     tried.add(region);
     const outcome = await attemptUnlessDown({
       ...options,
       master,
-      line,
+      upstream,
       ended,
       hasOther: () => next() !== undefined,
     });
-    line = null;
+    upstream = null;
     if (outcome.kind === "answered") return outcome;
     if (outcome.kind === "starting") starting = outcome;
-    else reasons.push(`${region}: ${outcome.reason}`);
+    else {
+      reasons.push(`${region}: ${outcome.reason}`);
+      masters.doubt(region);
+    }
   }
   return starting?.kind === "starting" ? starting : { kind: "failed", reasons };
 };
 
-/** The client's line so far, unless it has broken or its master takes no sessions any more. */
-const usable = ({ line, masters }: DialOptions): Line | null => {
-  if (line === null) return null;
-  const { socket, master } = line;
+/** The client's connection so far, unless it has broken or its master takes no sessions any more. */
+const usable = ({ upstream, masters }: DialOptions): Upstream | null => {
+  if (upstream === null) return null;
+  const { socket, master } = upstream;
   const good =
     !socket.destroyed &&
     !socket.readableEnded &&
     masters.candidates().some(({ region }) => region === master.region);
-  if (good) return line;
+  if (good) return upstream;
   socket.destroy();
   return null;
 };

@@ -6,7 +6,7 @@ import type { EntranceBounds } from "./bounds.ts";
 import { cancelTargets, sendCancel, type CancelRequest } from "./cancel.ts";
 import { Conversation } from "./conversation.ts";
 import { EntranceCounters, type EntranceStatus } from "./counters.ts";
-import { hangUp } from "./line.ts";
+import { hangUp } from "./upstream.ts";
 import type { EntranceMasters, MasterState } from "./masters.ts";
 import { openSession } from "./opening.ts";
 import type { SessionError } from "./packets.ts";
@@ -241,6 +241,7 @@ export class Entrance implements AsyncDisposable {
   #onEnd(session: Session, how: SessionEnd): void {
     this.#sessions.delete(session);
     this.#counters.ended(session, how);
+    if (how === "master") this.#options.masters.doubt(session.master.region);
     this.#noticeEmpty();
   }
 

@@ -1,4 +1,5 @@
 import type { HostPort } from "../../regions/topology.ts";
+import type { Line } from "../postgres/line.ts";
 
 /** A master that a session may be led to. */
 export interface EntranceMaster {
@@ -6,6 +7,8 @@ export interface EntranceMaster {
   /** A name, an address, or the folder of a socket, which begins with "/". */
   readonly host: string;
   readonly port: number;
+  /** How connections to it are made. */
+  readonly line: Line;
 }
 
 /**
@@ -21,6 +24,8 @@ export interface EntranceMasters {
   readonly candidates: () => readonly EntranceMaster[];
   /** Tells of each change from now on. @returns what ends it */
   readonly watch: (listener: (region: string, state: MasterState) => void) => () => void;
+  /** Hears that a connection there has failed, which may be the first sign. */
+  readonly doubt: (region: string) => void;
 }
 
 /** Where a PostgreSQL URL leads, by the rules of libpq; the user, the password and the rest are the client's business. */

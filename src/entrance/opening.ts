@@ -1,7 +1,7 @@
 import type { Socket } from "node:net";
 import type { EntranceBounds } from "./bounds.ts";
 import { dial, type DialOutcome } from "./dial.ts";
-import type { Line } from "./line.ts";
+import type { Upstream } from "./upstream.ts";
 import type { EntranceMasters } from "./masters.ts";
 import { PacketReader, type ReadPacket } from "./packet-reader.ts";
 import { errorResponse, type SessionError } from "./packets.ts";
@@ -21,7 +21,7 @@ export interface OpeningParts {
 
 /** What a session begins with. */
 export interface Opened {
-  readonly line: Line;
+  readonly upstream: Upstream;
   readonly encrypted: boolean;
   readonly answer: Buffer;
   readonly rest: Buffer;
@@ -40,7 +40,7 @@ const no = Buffer.from("N");
 export const openSession = async (parts: OpeningParts): Promise<Opened | null> => {
   const { client, bounds, masters } = parts;
   const reader = new PacketReader(client);
-  let line: Line | null = null;
+  let upstream: Upstream | null = null;
   for (let packets = 0; packets < maxPackets; packets += 1) {
     const packet = await reader.next(bounds.startupMs);
     if (packet === null) break;
@@ -50,7 +50,7 @@ export const openSession = async (parts: OpeningParts): Promise<Opened | null> =
     }
     const refusal = parts.refusal();
     if (refusal !== null) {
-      line?.socket.destroy();
+      upstream?.socket.destroy();
       await refuse(parts, { reader, packet, refusal });
       return null;
     }
@@ -59,19 +59,19 @@ export const openSession = async (parts: OpeningParts): Promise<Opened | null> =
       masters,
       packet: packet.data,
       kind: packet.kind,
-      line,
+      upstream,
     });
     if (outcome.kind !== "answered") {
       await notAnswered(parts, { reader, packet, outcome });
       return null;
     }
-    ({ line } = outcome);
+    ({ upstream } = outcome);
     const { answer } = outcome;
-    if (packet.kind === "startup") return { line, encrypted: false, answer, rest: reader.rest() };
-    if (!isRefusal(answer, packet)) return { line, encrypted: true, answer, rest: reader.rest() };
+    if (packet.kind === "startup") return { upstream, encrypted: false, answer, rest: reader.rest() };
+    if (!isRefusal(answer, packet)) return { upstream, encrypted: true, answer, rest: reader.rest() };
     client.write(answer);
   }
-  line?.socket.destroy();
+  upstream?.socket.destroy();
   return null;
 };
 

@@ -1,6 +1,6 @@
 import type { Socket } from "node:net";
 import type { Conversation } from "./conversation.ts";
-import { hangUp, type Line } from "./line.ts";
+import { hangUp, type Upstream } from "./upstream.ts";
 import type { EntranceMaster } from "./masters.ts";
 import { errorResponse, type SessionError } from "./packets.ts";
 
@@ -12,7 +12,7 @@ export type SessionEnd = "client" | "master" | "down" | "drained" | "stopped";
 
 export interface SessionParts {
   readonly client: Socket;
-  readonly line: Line;
+  readonly upstream: Upstream;
   /** null: it is encrypted, and its bytes mean nothing to us. */
   readonly conversation: Conversation | null;
   /** What the master has said already, and the client after its last packet. */
@@ -48,8 +48,8 @@ export class Session {
   constructor(parts: SessionParts) {
     this.#parts = parts;
     this.#client = parts.client;
-    this.#upstream = parts.line.socket;
-    this.master = parts.line.master;
+    this.#upstream = parts.upstream.socket;
+    this.master = parts.upstream.master;
     this.address = parts.client.remoteAddress ?? "";
     this.#lastByteMs = parts.monotonic();
   }

@@ -3,7 +3,13 @@ import pino from "pino";
 import { systemClock } from "../../src/clock.ts";
 import { defaultEntranceBounds, type EntranceBounds } from "../../src/entrance/bounds.ts";
 import { startEntrance, type Entrance } from "../../src/entrance/entrance.ts";
-import { masterAddress, type EntranceMasters, type MasterState } from "../../src/entrance/masters.ts";
+import { directLine } from "../../src/postgres/line.ts";
+import {
+  masterAddress,
+  type EntranceMaster,
+  type EntranceMasters,
+  type MasterState,
+} from "../../src/entrance/masters.ts";
 
 type Listener = (region: string, state: MasterState) => void;
 
@@ -17,10 +23,10 @@ export class GivenMasters implements EntranceMasters {
     this.#urls = urls;
   }
 
-  candidates = (): { region: string; host: string; port: number }[] =>
+  candidates = (): EntranceMaster[] =>
     Object.entries(this.#urls)
       .filter(([region]) => (this.#states.get(region) ?? "up") === "up")
-      .map(([region, url]) => ({ region, ...masterAddress(url) }));
+      .map(([region, url]) => ({ region, ...masterAddress(url), line: directLine }));
 
   watch = (listener: Listener): (() => void) => {
     this.#listeners.add(listener);
@@ -31,6 +37,9 @@ export class GivenMasters implements EntranceMasters {
     this.#states.set(region, state);
     for (const listener of this.#listeners) listener(region, state);
   }
+
+  readonly doubted: string[] = [];
+  doubt = (region: string): void => void this.doubted.push(region);
 
   get watchers(): number {
     return this.#listeners.size;

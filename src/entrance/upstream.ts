@@ -1,25 +1,20 @@
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import type { EntranceMaster } from "./masters.ts";
 
 /** A connection to a master. */
-export interface Line {
+export interface Upstream {
   readonly master: EntranceMaster;
   readonly socket: Socket;
 }
 
-/** Begins to connect. The caller listens for `connect`, and for `close` if it fails. */
-export const openLine = (master: EntranceMaster, keepAliveMs: number): Line => {
-  const { host, port } = master;
-  const options = {
-    noDelay: true,
-    keepAlive: true,
-    keepAliveInitialDelay: keepAliveMs,
-    allowHalfOpen: true,
-  };
-  const socket = host.startsWith("/")
-    ? connect({ ...options, path: `${host}/.s.PGSQL.${port}` })
-    : connect({ ...options, host, port });
+/** Begins to connect. The caller writes after `connect`, and listens for `close`, which comes if it fails. */
+export const openUpstream = (master: EntranceMaster, keepAliveMs: number): Upstream => {
+  const { host, port, line } = master;
+  const socket = line.socket();
   socket.on("error", () => undefined);
+  socket.setNoDelay(true).setKeepAlive(true, keepAliveMs);
+  if (host.startsWith("/")) socket.connect(`${host}/.s.PGSQL.${port}`);
+  else socket.connect(port, host);
   return { master, socket };
 };
 
