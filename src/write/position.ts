@@ -108,7 +108,12 @@ export interface Knowledge {
   readonly members: ReadonlySet<number>;
   /** What each region's own master has said of its incarnation when it was last asked. */
   readonly incarnations: ReadonlyMap<number, string>;
+  /** `databaseName` of each database that is no more: its region's master was asked, and is another one. */
+  readonly superseded: ReadonlySet<string>;
 }
+
+/** Names one of the databases that a region has had. */
+export const databaseName = (origin: number, incarnation: string): string => `${origin} ${incarnation}`;
 
 const heldOf = (position: Position, origin: number): Held | undefined =>
   origin === position.region ? position.own : position.merged.get(origin);
@@ -118,11 +123,12 @@ const heldOf = (position: Position, origin: number): Held | undefined =>
  * positions of the old one are as good as reached. The same goes for a region that has left the configuration.
  */
 const isPast = (seen: OriginPosition, position: Position, knowledge: Knowledge): boolean => {
-  if (!knowledge.members.has(seen.origin)) return true;
+  const { members, incarnations, superseded } = knowledge;
+  if (!members.has(seen.origin)) return true;
   if (seen.origin === position.region) return seen.incarnation !== position.own.incarnation;
-  const current = knowledge.incarnations.get(seen.origin);
-  if (current === undefined || current === seen.incarnation) return false;
-  return heldOf(position, seen.origin)?.incarnation === current;
+  if (!superseded.has(databaseName(seen.origin, seen.incarnation))) return false;
+  const held = heldOf(position, seen.origin);
+  return held !== undefined && held.incarnation === incarnations.get(seen.origin);
 };
 
 /**

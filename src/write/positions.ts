@@ -1,5 +1,6 @@
 import type { Clock } from "../clock.ts";
 import { Coalesced } from "./coalesced.ts";
+import { Incarnations } from "./incarnations.ts";
 import {
   type Database,
   type Knowledge,
@@ -10,7 +11,7 @@ import {
   readPosition,
 } from "./position.ts";
 import { Pulses } from "./pulse.ts";
-import type { SessionToken } from "./session-token.ts";
+import type { OriginPosition, SessionToken } from "./session-token.ts";
 
 export interface PositionLimits {
   /** How often a master is asked while somebody waits for it. */
@@ -44,7 +45,7 @@ export class TooManyWaiting extends Error {
 export class Positions {
   readonly #options: PositionsOptions;
   readonly #masters = new Map<number, MasterPosition>();
-  readonly #incarnations = new Map<number, string>();
+  readonly #incarnations = new Incarnations();
   readonly #pulses: Pulses;
 
   constructor(options: PositionsOptions) {
@@ -58,8 +59,9 @@ export class Positions {
       ...this.#options,
       limits: { ...defaultPositionLimits, ...this.#options.limits },
       knowledge: () => this.knowledge,
-      learnt: (position) => this.#incarnations.set(position.region, position.own.incarnation),
+      learnt: (position) => this.#incarnations.learn(position.region, position.own.incarnation),
       pulse: (origin) => this.#pulses.ask(origin),
+      doubt: (seen) => this.#doubt(seen),
     });
     this.#masters.set(region, master);
     this.#pulses.set(region, database);
@@ -82,7 +84,19 @@ export class Positions {
   }
 
   get knowledge(): Knowledge {
-    return { members: this.#options.members(), incarnations: this.#incarnations };
+    const { current: incarnations, superseded } = this.#incarnations;
+    return { members: this.#options.members(), incarnations, superseded };
+  }
+
+  /** A token names a database that is not the one merged: only its region tells which of the two is the older. */
+  #doubt({ origin, incarnation }: OriginPosition): void {
+    const master = this.#masters.get(origin);
+    const now = this.#options.clock.monotonic();
+    if (master === undefined || !this.#incarnations.doubt(origin, incarnation, now)) return;
+    master
+      .now()
+      .then(({ own }) => this.#incarnations.settle(origin, incarnation, own.incarnation))
+      .catch(() => undefined);
   }
 }
 
@@ -93,6 +107,7 @@ interface MasterOptions {
   readonly knowledge: () => Knowledge;
   readonly learnt: (position: Position) => void;
   readonly pulse: (origin: number) => void;
+  readonly doubt: (seen: OriginPosition) => void;
 }
 
 export interface Awaited {
@@ -162,10 +177,13 @@ export class MasterPosition {
   }
 
   #lacking(position: Position, { token, tables = [] }: Awaited): readonly number[] {
-    const { knowledge, quietOf } = this.#options;
-    return lacking(pastQuiet(position, quietOf), token, { ...knowledge(), tables }).map(
-      (seen) => seen.origin,
-    );
+    const { knowledge, quietOf, doubt } = this.#options;
+    const missing = lacking(pastQuiet(position, quietOf), token, { ...knowledge(), tables });
+    for (const seen of missing) {
+      const merged = position.merged.get(seen.origin);
+      if (merged !== undefined && merged.incarnation !== seen.incarnation) doubt(seen);
+    }
+    return missing.map(({ origin }) => origin);
   }
 
   /** One loop for all who wait, while there are any. Never rejects. */

@@ -213,3 +213,26 @@ describe("positions behind the last change that concerns the peers", () => {
     expect(await blind.position("b").waitFor({ ...awaited, waitMs: 100 })).toBeNull();
   });
 });
+
+test("a region whose database is another one: its peers go over, and what was seen of the old one is as good as reached", async () => {
+  const session = new Session(masters);
+  await session.write("a", put("another", 1));
+  await session.read("b", get("another"));
+  const { token } = session;
+  await regions.db("a").query("UPDATE coregent.local SET incarnation = gen_random_uuid()");
+  const late = new Session(masters);
+  await late.write("a", put("another", 2));
+  await expect(late.read("b", { ...get("another"), waitMs: 100 })).rejects.toThrow(Behind);
+  // What was seen of the old one is still there, where that is what is merged.
+  expect(valueOf(await session.read("b", { ...get("another"), waitMs: 100 }))).toBeDefined();
+  await agents["b"]?.stop();
+  await regions.agent("b").streaming();
+  expect(valueOf(await late.read("b", get("another")))).toBe(2);
+  expect(valueOf(await session.read("b", get("another")))).toBe(2);
+  // Who has never known the old one asks the region.
+  await using fresh = new Masters({ cluster: regions.cluster, masters: addresses() });
+  const { signal } = new AbortController();
+  expect(await fresh.position("b").waitFor({ token, waitMs: 10_000, signal })).not.toBeNull();
+  const origins = session.token.positions.map(({ origin }) => origin);
+  expect(origins).toEqual([...new Set(origins)]);
+});
