@@ -90,6 +90,7 @@ export class Exchange {
     this.#answerHeaders(outcome);
     this.reply.header("coregent-takeover", String(outcome.takeover));
     this.reply.header("coregent-version", outcome.version.toString());
+    if (outcome.onceOnly !== null) this.reply.header("coregent-once-only", String(outcome.onceOnly));
     if (outcome.replayed) this.reply.header("idempotency-replayed", "true");
     return outcome;
   }
@@ -132,9 +133,11 @@ export class Exchange {
   #gone(): AbortSignal {
     const gone = new AbortController();
     const { raw } = this.reply;
-    raw.once("close", () => {
+    const leave = (): void => {
       if (!raw.writableFinished) gone.abort(new Problem("request-timeout", "the caller went away"));
-    });
+    };
+    if (raw.destroyed) leave();
+    else raw.once("close", leave);
     return gone.signal;
   }
 

@@ -14,17 +14,15 @@ import type {
 } from "./operation.ts";
 import { countStatement, pageStatement } from "./select-statements.ts";
 import { problemOf, StaleCatalog } from "./sql-problems.ts";
+import { insertStatements, type RowsStatement, upsertStatements } from "./row-statements.ts";
 import {
   deleteStatement,
-  insertStatements,
   replaceStatement,
   rowStatement,
-  type RowsStatement,
   type Shape,
   type Statement,
   tombstoneStatement,
   updateStatement,
-  upsertStatements,
 } from "./statements.ts";
 
 /**

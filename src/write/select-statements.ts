@@ -162,27 +162,32 @@ const behind = (
   parameters: Parameters,
 ): string => {
   const one = order[0]?.descending ?? false;
-  const plain = order.every(({ column, descending }) => column.notNull && descending === one);
-  const bound = order.map(({ column }, at) => parameters.bind(values[at] ?? null, column.baseCast));
   const names = order.map(({ column }) => `t.${identifier(column.name)}`);
-  if (plain) return `(${names.join(", ")}) ${one ? "<" : ">"} (${bound.join(", ")})`;
-  const alternatives = order.flatMap((rank, at) => {
-    const later = laterThan(rank, values[at] ?? null, { name: names[at] ?? "", bound: bound[at] ?? "" });
-    if (later === null) return [];
-    const same = names.slice(0, at).map((name, i) => `${name} IS NOT DISTINCT FROM ${bound[i] ?? ""}`);
-    return [`(${[...same, later].join(" AND ")})`];
-  });
+  if (order.every(({ column, descending }) => column.notNull && descending === one)) {
+    const bound = order.map(({ column }, at) => parameters.bind(values[at] ?? null, column.baseCast));
+    return `(${names.join(", ")}) ${one ? "<" : ">"} (${bound.join(", ")})`;
+  }
+  const same: string[] = [];
+  const alternatives: string[] = [];
+  for (const [at, rank] of order.entries()) {
+    const [name = "", value = null] = [names[at], values[at]];
+    // NULL is written out: a value that is bound and not used has no type.
+    const bound = value === null ? "NULL" : parameters.bind(value, rank.column.baseCast);
+    const later = laterThan(rank, value, { name, bound });
+    if (later !== null) alternatives.push(`(${[...same, later].join(" AND ")})`);
+    same.push(value === null ? `${name} IS NULL` : `${name} = ${bound}`);
+  }
   return `(${alternatives.length === 0 ? "false" : alternatives.join(" OR ")})`;
 };
 
 const laterThan = (
-  { descending, nullsFirst }: Rank,
+  { column, descending, nullsFirst }: Rank,
   value: string | null,
   { name, bound }: { readonly name: string; readonly bound: string },
 ): string | null => {
   if (value === null) return nullsFirst ? `${name} IS NOT NULL` : null;
   const later = `${name} ${descending ? "<" : ">"} ${bound}`;
-  return nullsFirst ? later : `(${later} OR ${name} IS NULL)`;
+  return nullsFirst || column.notNull ? later : `(${later} OR ${name} IS NULL)`;
 };
 
 export interface PageStatement extends Statement {

@@ -1,5 +1,5 @@
 import { Problem } from "../problems.ts";
-import { identifier, list, qualified } from "../postgres/identifiers.ts";
+import { identifier, qualified } from "../postgres/identifiers.ts";
 import { type CatalogColumn, type CatalogTable, findColumn } from "./catalog.ts";
 import type {
   DeleteOperation,
@@ -12,11 +12,11 @@ import type {
   VersionMatch,
 } from "./operation.ts";
 import { rowRenderer, selected, selectedOid } from "./render.ts";
-import { arrayOf, checkedText, parameterOf } from "./value-text.ts";
+import { checkedText, parameterOf } from "./value-text.ts";
 
 /**
  * Operations as SQL: pure text, and the values beside it. Every name in the text was found in the catalog, every value is
- * bound and cast to its column's type. Filters and pages are in select-statements.ts.
+ * bound and cast to its column's type. Several rows are in row-statements.ts, filters and pages in select-statements.ts.
  */
 export interface Statement {
   readonly text: string;
@@ -75,8 +75,9 @@ export const selectList = (
   const shown = columnsShown(table, returning);
   const items = shown.map((column) => selected(column, "t."));
   const raw = (column: CatalogColumn): number => {
-    const at = column.shape === "scalar" ? shown.indexOf(column) : -1;
-    return at >= 0 ? at : items.push(`t.${identifier(column.name)}`) - 1;
+    const item = `t.${identifier(column.name)}`;
+    const at = items.indexOf(item);
+    return at >= 0 ? at : items.push(item) - 1;
   };
   const extra = (expression: string | undefined): number =>
     expression === undefined ? -1 : items.push(expression) - 1;
@@ -124,9 +125,10 @@ const matchCondition = (table: CatalogTable, match: VersionMatch | null, paramet
 };
 
 /** A row's values by column, checked: the columns exist and can be written. */
-type Assignments = ReadonlyMap<CatalogColumn, JsonValue>;
+export type Assignments = ReadonlyMap<CatalogColumn, JsonValue>;
 
-const assignments = (table: CatalogTable, row: RowValues): Assignments => {
+/** @throws Problem `column-unknown`, `column-not-writable` */
+export const assignments = (table: CatalogTable, row: RowValues): Assignments => {
   const found = new Map<CatalogColumn, JsonValue>();
   for (const [name, value] of row) {
     const column = findColumn(table, name);
@@ -140,140 +142,15 @@ const assignments = (table: CatalogTable, row: RowValues): Assignments => {
   return found;
 };
 
-/** Rows that name the same columns: one statement writes them all. */
-interface RowGroup {
-  readonly named: ReadonlySet<CatalogColumn>;
-  /** Those named, and the owner's. */
-  readonly columns: readonly CatalogColumn[];
-  readonly rows: Assignments[];
-  /** Positions in the operation. */
-  readonly positions: number[];
-}
-
-/** A new row belongs to the region that takes it, unless it names another or the table has a default. */
-const ownerToFill = (table: CatalogTable, named: Assignments): CatalogColumn | null => {
-  const column = table.ownerColumn === null ? undefined : table.columns.get(table.ownerColumn);
-  const given = column === undefined || named.has(column) || column.default !== null || !column.writable;
-  return given ? null : column;
-};
-
-const groupRows = (table: CatalogTable, rows: readonly RowValues[], region: string): RowGroup[] => {
-  const groups = new Map<string, RowGroup>();
-  for (const [position, row] of rows.entries()) {
-    const named = assignments(table, row);
-    const owner = ownerToFill(table, named);
-    const values = owner === null ? named : new Map(named).set(owner, region);
-    const columns = [...table.columns.values()].filter((column) => values.has(column));
-    // `DEFAULT VALUES` makes one row.
-    const alone = columns.length === 0 ? position : "";
-    const id = JSON.stringify([alone, owner === null, ...columns.map(({ name }) => name)]);
-    let group = groups.get(id);
-    if (group === undefined) {
-      group = { named: new Set(named.keys()), columns, rows: [], positions: [] };
-      groups.set(id, group);
-    }
-    group.rows.push(values);
-    group.positions.push(position);
-  }
-  return [...groups.values()];
-};
-
-const valueOf = (row: Assignments | undefined, column: CatalogColumn): string | null =>
+/** The parameter for a column; NULL where the row does not name it. */
+export const valueOf = (row: Assignments | undefined, column: CatalogColumn): string | null =>
   parameterOf(column, row?.get(column) ?? null);
 
-/** `("a", "b") VALUES (...)`, or from one array for each column, so that the text does not depend on how many rows. */
-const source = (group: RowGroup, parameters: Parameters): string => {
-  const { columns, rows } = group;
-  if (columns.length === 0) return "DEFAULT VALUES";
-  const names = `(${list(columns.map(({ name }) => name))})`;
-  if (rows.length === 1) {
-    const values = columns.map((column) => parameters.bind(valueOf(rows[0], column), column.cast));
-    return `${names} VALUES (${values.join(", ")})`;
-  }
-  const arrays = columns.map((column) =>
-    parameters.bind(arrayOf(rows.map((row) => valueOf(row, column))), "text[]"),
-  );
-  const casts = columns.map((column, at) => `x.c${at}::${column.cast}`);
-  const aliases = columns.map((_, at) => `c${at}`);
-  return `${names} SELECT ${casts.join(", ")} FROM unnest(${arrays.join(", ")}) AS x(${aliases.join(", ")})`;
-};
-
-const hadTombstone = (table: CatalogTable): string => {
+/** Whether the key of a row that was written has a tombstone. */
+export const hadTombstone = (table: CatalogTable): string => {
   const same = table.key.map(({ name }) => `d.${identifier(name)} = t.${identifier(name)}`).join(" AND ");
   return `EXISTS (SELECT FROM ${qualified("coregent", table.tombstone)} d WHERE ${same})`;
 };
-
-/** One statement for each set of columns that the rows name, and which rows each one writes. */
-export interface RowsStatement extends Statement {
-  readonly positions: readonly number[];
-}
-
-export interface RowsOptions {
-  readonly returning: Returning;
-  /** The region that takes the rows. */
-  readonly region: string;
-}
-
-/** Inserts; a key that is there is a unique violation. */
-export const insertStatements = (
-  table: CatalogTable,
-  rows: readonly RowValues[],
-  { returning, region }: RowsOptions,
-): RowsStatement[] =>
-  groupRows(table, rows, region).map((group) => insert(table, group, { returning, onConflict: "" }));
-
-const insert = (
-  table: CatalogTable,
-  group: RowGroup,
-  options: { readonly returning: Returning; readonly onConflict: string },
-): RowsStatement => {
-  const parameters = new Parameters();
-  const { text, shape } = selectList(table, options.returning, {
-    created: "t.cg_prev = 0",
-    stampedAnew: hadTombstone(table),
-  });
-  return {
-    text: `INSERT INTO ${relation(table)} AS t ${source(group, parameters)}${options.onConflict} RETURNING ${text}`,
-    values: parameters.values,
-    reusable: true,
-    shape,
-    positions: group.positions,
-  };
-};
-
-const keyNames = (table: CatalogTable): string => list(table.key.map(({ name }) => name));
-
-/** Inserts, or replaces what is there. Not for `ifMatch`, whose row has to be there: see `replaceStatement`. */
-export const upsertStatements = (
-  table: CatalogTable,
-  operation: UpsertOperation,
-  { returning, region }: RowsOptions,
-): RowsStatement[] =>
-  groupRows(table, operation.rows, region).map((group) => {
-    requireKey(table, group);
-    const changes = setList(table, {
-      replace: operation.replace,
-      named: group.named,
-      value: (column) => `excluded.${identifier(column.name)}`,
-    });
-    const onConflict =
-      operation.ifNoneMatch === "any" ? "DO NOTHING" : `DO UPDATE SET ${changes || touch(table)}`;
-    return insert(table, group, {
-      returning,
-      onConflict: ` ON CONFLICT (${keyNames(table)}) ${onConflict}`,
-    });
-  });
-
-const requireKey = (table: CatalogTable, group: RowGroup): void => {
-  for (const column of table.key) {
-    if (!group.columns.includes(column)) {
-      throw new Problem("body-invalid", `a row to be upserted needs its key: ${JSON.stringify(column.name)}`);
-    }
-  }
-};
-
-const touch = (table: CatalogTable): string =>
-  table.key.map(({ name }) => `${identifier(name)} = excluded.${identifier(name)}`).join(", ");
 
 interface Changes {
   /** Columns that are not named go back to their defaults, but for key and owner. */
@@ -282,7 +159,8 @@ interface Changes {
   readonly value: (column: CatalogColumn) => string;
 }
 
-const setList = (table: CatalogTable, { replace, named, value }: Changes): string => {
+/** `"a" = ..., "b" = DEFAULT`; empty where nothing is to be set. */
+export const setList = (table: CatalogTable, { replace, named, value }: Changes): string => {
   const changes: string[] = [];
   for (const column of table.columns.values()) {
     if (table.key.includes(column) || !column.writable) continue;

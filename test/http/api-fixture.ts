@@ -54,6 +54,7 @@ const oneMaster = (pool: Pool, catalog: CatalogCache): OneMaster => {
         session: seen(version),
         durableRegions: durable?.regions ?? null,
         replayed: false,
+        onceOnly: request.idempotency === null ? null : true,
       };
     },
     read: async ({ operations }) => {

@@ -1,0 +1,166 @@
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import { text } from "node:stream/consumers";
+import { describe, expect, test } from "vitest";
+import { Problem } from "../../src/problems.ts";
+import { eventually } from "../support/database.ts";
+import { type Api, createApi } from "./api-fixture.ts";
+
+const schema = "CREATE TABLE t (id int PRIMARY KEY, x text, j jsonb)";
+const rows = "/v1/tables/t/rows";
+
+const open = async (api: Api): Promise<Socket> => {
+  const socket = connect(api.port, "127.0.0.1");
+  socket.on("error", () => undefined);
+  await once(socket, "connect");
+  return socket;
+};
+const head = (length: string) =>
+  `POST ${rows} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n${length}\r\n\r\n`;
+
+/** Status and problem of an answer that came over a bare socket. */
+const answerOf = async (socket: Socket): Promise<{ status: number; problem: unknown }> => {
+  const [headers = "", body = ""] = (await text(socket)).split("\r\n\r\n");
+  expect(headers).toContain("application/problem+json");
+  return { status: Number(/^HTTP\/1.1 (\d+)/.exec(headers)?.[1]), problem: JSON.parse(body) };
+};
+
+describe("sizes", () => {
+  test("bodies, rows and depth beyond the bounds are refused, and the server goes on", async () => {
+    await using api = await createApi(schema, { bounds: { maxBodyBytes: 10_000, maxRows: 10 } });
+    const cases: readonly [unknown, number, string][] = [
+      [{ id: 1, x: "x".repeat(20_000) }, 413, "too-large"],
+      [Array.from({ length: 11 }, (_, id) => ({ id })), 413, "too-large"],
+      [`{"id":1,"j":${"[".repeat(100)}${"]".repeat(100)}}`, 400, "body-malformed"],
+      ["[".repeat(9_000), 400, "body-malformed"],
+      ["", 400, "body-malformed"],
+    ];
+    for (const [body, status, code] of cases) {
+      expect((await api.ask("POST", rows, body)).json).toMatchObject({ status, code, retryable: false });
+    }
+    const deepest = `{"id":1,"j":${"[".repeat(60)}${"]".repeat(60)}}`;
+    expect((await api.ask("POST", rows, deepest)).status).toBe(201);
+  });
+
+  test("an endless body is cut off at the bound", async () => {
+    await using api = await createApi(schema, { bounds: { maxBodyBytes: 10_000 } });
+    const socket = await open(api);
+    socket.write(head("Transfer-Encoding: chunked"));
+    const answered = answerOf(socket);
+    const chunk = `${(1000).toString(16)}\r\n${" ".repeat(1000)}\r\n`;
+    const sending = setInterval(() => socket.write(chunk), 5);
+    expect(await answered).toMatchObject({ status: 413, problem: { code: "too-large" } });
+    clearInterval(sending);
+  });
+
+  test("a page has a bound, and tells how to go on", async () => {
+    await using api = await createApi(schema, { bounds: { maxPageRows: 3, pageRows: 2 } });
+    await api.ask(
+      "POST",
+      rows,
+      Array.from({ length: 5 }, (_, id) => ({ id })),
+    );
+    expect((await api.ask("GET", `${rows}?limit=1000000`)).json).toHaveLength(3);
+    const page = await api.ask("GET", rows);
+    expect(page.json).toHaveLength(2);
+    expect(page.headers.get("coregent-next")).not.toBeNull();
+  });
+});
+
+describe("slowness", () => {
+  const serverBounds = { requestTimeoutMs: 400, headersTimeoutMs: 200 };
+
+  test.each([
+    ["headers", `GET ${rows} HTTP/1.1\r\nHost: x\r\nX-Slow: `],
+    ["a body", `${head("Content-Length: 100")}{"id":`],
+    ["a body in chunks", `${head("Transfer-Encoding: chunked")}6\r\n{"id":\r\n`],
+  ])("%s that do not end are answered with 408", async (_what, bytes) => {
+    await using api = await createApi(schema, { serverBounds });
+    const socket = await open(api);
+    const answered = answerOf(socket);
+    const writing = setInterval(() => socket.write(bytes.startsWith("GET") ? "a" : ""), 20);
+    socket.write(bytes);
+    expect(await answered).toMatchObject({
+      status: 408,
+      problem: { code: "request-timeout", retryable: true },
+    });
+    clearInterval(writing);
+    expect(await api.db.query("SELECT * FROM t")).toEqual([]);
+  });
+
+  test("many slow clients do not keep others from being served", async () => {
+    await using api = await createApi(schema);
+    const slow = await Promise.all(Array.from({ length: 300 }, () => open(api)));
+    for (const socket of slow) socket.write(`${head("Content-Length: 1000")}{`);
+    for (let id = 0; id < 20; id += 1) {
+      expect((await api.ask("POST", rows, { id })).status).toBe(201);
+    }
+    for (const socket of slow) socket.destroy();
+  });
+});
+
+describe("too much at once", () => {
+  /** A writer that answers when told to. */
+  const held = () => {
+    const { promise, resolve } = Promise.withResolvers<never>();
+    let waiting = 0;
+    const wait = () => {
+      waiting += 1;
+      return promise.then((never) => never);
+    };
+    return { writer: { write: wait, read: wait }, release: resolve, waiting: () => waiting };
+  };
+
+  test("requests beyond the bound are refused with 503 before anything is done; the others are not touched", async () => {
+    const { writer, release, waiting } = held();
+    await using api = await createApi(schema, { bounds: { maxRequestsUnderWay: 2 }, parts: { writer } });
+    const under = [api.ask("GET", rows), api.ask("POST", rows, { id: 1 })];
+    await eventually(() => waiting() === 2);
+    const refused = await api.ask("POST", rows, { id: 2 });
+    expect(refused.json).toMatchObject({ status: 503, code: "overloaded", retryable: true });
+    expect(refused.headers.get("retry-after")).toBe("1");
+    expect((await api.ask("GET", "/livez")).status).toBe(200);
+    release(Promise.reject(new Problem("session-behind", "x", { retryAfterSeconds: 7 })) as never);
+    for (const answer of await Promise.all(under)) {
+      expect([answer.status, answer.headers.get("retry-after")]).toEqual([503, "7"]);
+    }
+    // The places are free again.
+    expect((await api.ask("GET", rows)).json).toMatchObject({ code: "session-behind" });
+  });
+
+  test("announced bodies count too, also when their senders go away", async () => {
+    await using api = await createApi(schema, { bounds: { maxBodyBytes: 1000, maxBodyBytesUnderWay: 2500 } });
+    const slow = await Promise.all([open(api), open(api)]);
+    for (const socket of slow) socket.write(`${head("Content-Length: 1000")}{`);
+    await eventually(async () => (await api.ask("POST", rows, { id: 1, x: "x".repeat(600) })).status === 503);
+    for (const socket of slow) socket.destroy();
+    await eventually(async () => (await api.ask("POST", rows, { id: 2, x: "x".repeat(600) })).status === 201);
+  });
+
+  test("a caller who goes away is noticed by the writer", async () => {
+    const signals: AbortSignal[] = [];
+    const write = ({ signal }: { signal: AbortSignal }) => {
+      signals.push(signal);
+      return new Promise<never>(() => undefined);
+    };
+    await using api = await createApi(schema, { parts: { writer: { write, read: write } } });
+    const socket = await open(api);
+    socket.write(`${head("Content-Length: 8")}{"id":1}`);
+    await eventually(() => signals.length === 1);
+    socket.destroy();
+    await eventually(() => signals[0]?.aborted === true);
+  });
+});
+
+test("what fails for a reason that is ours says nothing of it, but the request's id, under which it is reported", async () => {
+  const write = () => Promise.reject(new Error("secret password"));
+  await using api = await createApi(schema, { parts: { writer: { write, read: write } } });
+  const answer = await api.ask("POST", rows, { id: 1 });
+  expect(answer.json).toMatchObject({
+    status: 500,
+    code: "internal",
+    requestId: expect.any(String) as string,
+  });
+  expect(answer.text).not.toContain("secret");
+  expect(api.internal).toMatchObject([{ cause: { message: "secret password" } }]);
+});
