@@ -1,5 +1,6 @@
 import type { Client } from "pg";
 import { connect } from "./client.ts";
+import type { Line } from "./line.ts";
 
 /**
  * One agent of a region works at a time: whoever holds this advisory lock of the region's database. It is held by
@@ -14,8 +15,8 @@ export interface AgentLock extends AsyncDisposable {
 }
 
 /** Takes the lock, or returns null at once if another agent holds it. Rejects if the database cannot be reached. */
-export const tryAgentLock = async (url: string, region: string): Promise<AgentLock | null> => {
-  const client = await connect(url, { applicationName: `coregent agent ${region}` });
+export const tryAgentLock = async (url: string, region: string, line?: Line): Promise<AgentLock | null> => {
+  const client = await connect(url, { applicationName: `coregent agent ${region}`, line });
   try {
     const { rows } = await client.query<{ held: boolean }>(
       `SELECT pg_try_advisory_lock(${agentLockKey}) AS held`,

@@ -1,5 +1,6 @@
-import { Socket } from "node:net";
+import type { Socket } from "node:net";
 import { Client, Pool, type ClientBase, type ClientConfig } from "pg";
+import { directLine, type Line } from "./line.ts";
 
 /**
  * Settings that change what values look like on the wire or what a session waits for. They are pinned in
@@ -43,6 +44,8 @@ export interface ConnectOptions {
   readonly connectTimeoutMs?: number;
   /** Gives up connecting. A session that is connected is not touched. */
   readonly signal?: AbortSignal;
+  /** How the region's server is reached; default: directly. */
+  readonly line?: Line | undefined;
   /** Sends a statement without waiting for the answer to the one before. */
   readonly pipeline?: boolean;
 }
@@ -88,7 +91,7 @@ const endInTime = (client: Client, socket: Socket): void => {
 
 /** One connected session with pinned settings. The caller listens for `error` if it outlives one query. */
 export const connect = async (url: string, options: ConnectOptions): Promise<Client> => {
-  const socket = new Socket();
+  const socket = (options.line ?? directLine).socket();
   const client = new Client({
     ...clientConfig(url, options),
     stream: () => socket,
@@ -121,6 +124,7 @@ export const connectPool = (
 ): Pool => {
   const pool = new Pool({
     ...clientConfig(url, options),
+    stream: () => (options.line ?? directLine).socket(),
     max: options.maxConnections,
     idleTimeoutMillis: 30_000,
     // pg-pool awaits what onConnect returns before it hands the client out; its types say void.

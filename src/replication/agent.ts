@@ -43,7 +43,7 @@ export const runAgent = async (context: AgentContext, signal: AbortSignal): Prom
 
 const takeLock = async ({ region, status, logger }: AgentContext): Promise<AgentLock | null> => {
   try {
-    const lock = await tryAgentLock(region.url, region.name);
+    const lock = await tryAgentLock(region.url, region.name, region.line);
     if (lock === null && status.role !== "standby") {
       status.role = "standby";
       logger.info("standby: another agent works for the region");

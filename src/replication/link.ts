@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import { clusterSlug } from "../../regions/topology.ts";
 import { type Backoff, createBackoff } from "../clock.ts";
 import { originName, publicationName, slotName } from "../postgres/install/names.ts";
+import { directLine } from "../postgres/line.ts";
 import { type Reaction, reactionTo } from "../postgres/sqlstate.ts";
 import type { Batch } from "./batch.ts";
 import { Confirmation } from "./confirm.ts";
@@ -100,6 +101,7 @@ export class Link {
       applicationName: `coregent link ${peer.name} > ${context.region.name}`,
       origin: originName(slug, peer.id),
       connectTimeoutMs: context.limits.connectTimeoutMs,
+      line: context.region.line,
     });
     const target = await readTarget(session, source);
     try {
@@ -183,6 +185,7 @@ export class Link {
     await using opened = await ReplicationStream.open(
       {
         url: peer.url,
+        line: peer.line ?? directLine,
         applicationName: `coregent stream ${peer.name} > ${context.region.name}`,
         slot,
         publication: publicationName,

@@ -1,5 +1,6 @@
 import type { Client, QueryResult, QueryResultRow } from "pg";
 import { connect, mergeSettings } from "../postgres/client.ts";
+import type { Line } from "../postgres/line.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 
 export interface MergeSessionOptions {
@@ -11,6 +12,7 @@ export interface MergeSessionOptions {
   readonly origin: string | null;
   readonly settings?: Readonly<Record<string, string>>;
   readonly connectTimeoutMs?: number;
+  readonly line?: Line | undefined;
 }
 
 /**
@@ -85,6 +87,7 @@ export class MergeSession implements AsyncDisposable {
       applicationName: options.applicationName,
       settings: { ...mergeSettings, ...planSettings, ...options.settings },
       pipeline: true,
+      line: options.line,
       ...(options.connectTimeoutMs === undefined ? {} : { connectTimeoutMs: options.connectTimeoutMs }),
     });
     try {

@@ -18,7 +18,10 @@ export const observeRegion = async (
   const { region, clock, limits, logger } = context;
   while (!signal.aborted) {
     try {
-      const client = await connect(region.url, { applicationName: `coregent observe ${region.name}` });
+      const client = await connect(region.url, {
+        applicationName: `coregent observe ${region.name}`,
+        line: region.line,
+      });
       try {
         while (!signal.aborted) {
           await observe(client, context, copyWanted);

@@ -22,6 +22,7 @@ export const runQuarantine = async (context: AgentContext, signal: AbortSignal):
         applicationName: `coregent quarantine ${region.name}`,
         // Id 0 is no region's: the rows are not ours, and no link uses this origin.
         origin: originName(clusterSlug(context.cluster), 0),
+        line: region.line,
       });
       const tables = await readTables(session.client);
       const { tried, settled } = await retryQuarantined(session, tables, {

@@ -111,6 +111,7 @@ const openSession = (purpose: string, { peer, context, signal }: Opening): Promi
   connect(peer.url, {
     applicationName: `coregent ${purpose} ${peer.name} > ${context.region.name}`,
     connectTimeoutMs: context.limits.connectTimeoutMs,
+    line: peer.line,
     signal,
   });
 

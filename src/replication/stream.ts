@@ -1,10 +1,11 @@
 import type { Buffer } from "node:buffer";
-import { Socket } from "node:net";
+import type { Socket } from "node:net";
 import type { Client } from "pg";
 import { LogicalReplicationService } from "pg-logical-replication";
 import type { Clock } from "../clock.ts";
 import { pinnedSettings } from "../postgres/client.ts";
 import { identifier, literal } from "../postgres/identifiers.ts";
+import type { Line } from "../postgres/line.ts";
 import { postgresEpoch } from "./decode.ts";
 import { formatLsn } from "./lsn.ts";
 import type { WalsenderState } from "./slot.ts";
@@ -12,6 +13,7 @@ import { judgeSilence, statusIntervalMs } from "./stream-rules.ts";
 
 export interface StreamOptions {
   readonly url: string;
+  readonly line: Line;
   readonly applicationName: string;
   readonly slot: string;
   readonly publication: string;
@@ -94,7 +96,7 @@ export class ReplicationStream implements AsyncDisposable {
         keepAlive: true,
         keepAliveInitialDelayMillis: 10_000,
         // Our own socket, so that it can be destroyed at any time, also before there is a session.
-        stream: () => (this.#socket = new Socket()),
+        stream: () => (this.#socket = options.line.socket()),
       },
       { acknowledge: { auto: false, timeoutSeconds: 0 } },
     );

@@ -27,6 +27,7 @@ const run = async (context: AgentContext, sweeper: Sweeper, signal: AbortSignal)
       await using session = await MergeSession.open(region.url, {
         applicationName: `coregent sweep ${region.name}`,
         origin: null,
+        line: region.line,
       });
       if (!begun) {
         for (const table of await readTables(session.client)) {

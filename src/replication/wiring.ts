@@ -1,5 +1,6 @@
 import type { Logger } from "pino";
 import type { Clock, RandomSource } from "../clock.ts";
+import type { Line } from "../postgres/line.ts";
 import type { AgentStatus } from "./status.ts";
 
 /** A region as the links need it: what its versions carry, and where its database is. */
@@ -8,6 +9,8 @@ export interface RegionAddress {
   readonly id: number;
   /** Connection URL, with its secret. Never logged. */
   readonly url: string;
+  /** How it is reached; default: directly. */
+  readonly line?: Line;
 }
 
 /** The peers as they are now. `regionIds` are those of the whole topology, this region's too. */

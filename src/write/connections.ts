@@ -2,6 +2,7 @@ import type { Socket } from "node:net";
 import type { Client } from "pg";
 import type { Clock } from "../clock.ts";
 import { connect } from "../postgres/client.ts";
+import type { Line } from "../postgres/line.ts";
 import { Problem } from "../problems.ts";
 
 export interface ConnectionsOptions {
@@ -9,6 +10,8 @@ export interface ConnectionsOptions {
   readonly region: string;
   readonly url: () => string;
   readonly applicationName: string;
+  /** How the master is reached; undefined: directly. */
+  readonly line?: Line | undefined;
   readonly clock: Clock;
   /** May change while it runs; connections that are there keep what they were made with. */
   readonly bounds: () => {
@@ -172,10 +175,11 @@ export class Connections {
   }
 
   async #connect(signal: AbortSignal): Promise<Client> {
-    const { url, applicationName, bounds } = this.#options;
+    const { url, applicationName, bounds, line } = this.#options;
     const broken = this.#broken.signal;
     const client = await connect(url(), {
       applicationName,
+      line,
       pipeline: true,
       signal: AbortSignal.any([signal, broken]),
       settings: {

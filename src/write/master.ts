@@ -7,6 +7,7 @@ import type { Region } from "../../regions/topology.ts";
 import type { WriterSettings } from "../../regions/writer-settings.ts";
 import type { Clock } from "../clock.ts";
 import { connect } from "../postgres/client.ts";
+import type { Line } from "../postgres/line.ts";
 import { CatalogCache, readCatalog } from "./catalog.ts";
 import { Connections, destroy } from "./connections.ts";
 import { SlotWatch } from "./durable.ts";
@@ -21,6 +22,8 @@ export interface MasterOptions {
   readonly pulse: () => void;
   readonly region: () => Region;
   readonly settings: () => WriterSettings;
+  /** How it is reached; undefined: directly. */
+  readonly line: Line | undefined;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -73,6 +76,7 @@ export class Master implements Database {
       region: region().name,
       url: () => region().postgres.reveal(),
       applicationName: `coregent writer ${region().name}`,
+      line: options.line,
       clock,
       bounds: settings,
     });
@@ -299,6 +303,7 @@ export class Master implements Database {
     this.#session ??= await connect(this.region.postgres.reveal(), {
       applicationName: `coregent probe ${this.name}`,
       connectTimeoutMs: connectTimeoutMs(this.#options.settings().probeTimeoutMs),
+      line: this.#options.line,
       signal,
     });
     return this.#session;

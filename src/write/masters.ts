@@ -3,6 +3,7 @@ import { type ClockVerdict, judgeClocks } from "../../regions/clocks.ts";
 import type { RegionView } from "../../regions/route.ts";
 import type { Region, Topology } from "../../regions/topology.ts";
 import type { Clock } from "../clock.ts";
+import type { Line } from "../postgres/line.ts";
 import { Master } from "./master.ts";
 import type { QuietSpan } from "./position.ts";
 import { Positions } from "./positions.ts";
@@ -16,6 +17,8 @@ export interface MastersOptions {
   readonly logger: Logger;
   /** Names of the regions that are out for maintenance. */
   readonly drained?: () => ReadonlySet<string>;
+  /** How a region's master is reached; default: directly. */
+  readonly lineTo?: (region: string) => Line;
   /** What this process knows of a region's quiet (position.ts); null: nothing. */
   readonly quietOf?: (origin: number) => QuietSpan | null;
 }
@@ -133,6 +136,7 @@ export class Masters {
         return latest;
       },
       settings: () => topology().writer,
+      line: this.#options.lineTo?.(first.name),
       clock,
       logger,
     });

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect } from "../../src/postgres/client.ts";
 import { readTables } from "../../src/postgres/catalog.ts";
+import { directLine } from "../../src/postgres/line.ts";
 import type { Batch } from "../../src/replication/batch.ts";
 import { Decoder, type DecoderOptions } from "../../src/replication/decode.ts";
 import { Inbox, type InboxLimits } from "../../src/replication/inbox.ts";
@@ -75,6 +76,7 @@ export class Reader implements AsyncDisposable {
       reader.stream = await ReplicationStream.open(
         {
           url: source.url,
+          line: directLine,
           applicationName: "reader stream",
           slot: reader.slot,
           publication: "coregent",
