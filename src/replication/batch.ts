@@ -33,4 +33,6 @@ export interface Batch {
   readonly commitTime: bigint;
   /** Table name -> why its changes in this batch were left out. They must be copied once the table fits. */
   readonly skipped: ReadonlyMap<string, string>;
+  /** Gives the memory of the sets back, to be used again: they must not be looked at any more. */
+  release(): void;
 }

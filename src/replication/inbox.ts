@@ -1,3 +1,4 @@
+import { Buffer } from "node:buffer";
 import type { Batch, TableBatch } from "./batch.ts";
 import { collapse } from "./collapse.ts";
 import type { ChangeSink } from "./decode.ts";
@@ -21,6 +22,14 @@ export interface Flow {
   hurry(): void;
 }
 
+/** What counts against the limits of a batch. */
+interface Held {
+  states: number;
+  bytes: number;
+}
+
+const leastSpareBytes = 65_536;
+
 /** A position of the source's WAL up to which nothing concerns us, and the source's clock when it said so. */
 interface Keepalive {
   readonly lsn: bigint;
@@ -41,8 +50,11 @@ export class Inbox implements ChangeSink {
   #skipped = new Map<string, string>();
   readonly #closed: Batch[] = [];
   #closedBytes = 0;
-  readonly #whole = { changes: 0, bytes: 0, transactions: 0, endLsn: 0n, commitTime: 0n };
-  readonly #open = { changes: 0, bytes: 0, active: false };
+  /** `states`: of the changes, those that are held. */
+  readonly #whole = { changes: 0, states: 0, bytes: 0, transactions: 0, endLsn: 0n, commitTime: 0n };
+  readonly #open = { changes: 0, states: 0, bytes: 0, active: false };
+  /** Memory of batches that were merged. */
+  #spare: Buffer[] = [];
   #keepalive: Keepalive | null = null;
   /** The highest position handed out by a batch or noted of one. */
   #seenLsn = 0n;
@@ -87,10 +99,11 @@ export class Inbox implements ChangeSink {
   }
 
   appended(bytes: number): void {
-    this.#open.changes += 1;
-    this.#open.bytes += bytes + stateOverheadBytes;
-    const { changes, bytes: size } = this.#open;
-    if (changes >= this.#limits.maxBatchRows || size >= this.#limits.maxBatchBytes) {
+    const open = this.#open;
+    open.changes += 1;
+    open.states += 1;
+    open.bytes += bytes + stateOverheadBytes;
+    if (this.#exceeds(open)) {
       this.#closePiece();
     }
   }
@@ -105,13 +118,14 @@ export class Inbox implements ChangeSink {
       entry.whole = entry.states.count;
     }
     whole.changes += this.#open.changes;
+    whole.states += this.#open.states;
     whole.bytes += this.#open.bytes;
     whole.transactions += 1;
     whole.endLsn = endLsn;
     whole.commitTime = commitTime;
     this.#seenLsn = endLsn;
-    Object.assign(this.#open, { changes: 0, bytes: 0, active: false });
-    if (whole.changes >= this.#limits.maxBatchRows || whole.bytes >= this.#limits.maxBatchBytes) {
+    Object.assign(this.#open, { changes: 0, states: 0, bytes: 0, active: false });
+    if (this.#exceeds(whole) && !this.#shrink(whole)) {
       this.#close(true);
     }
     this.#advance();
@@ -153,6 +167,7 @@ export class Inbox implements ChangeSink {
     try {
       this.#advance();
       if (this.#waiting !== null) {
+        this.#spare = [];
         this.#flow.hurry();
       }
       return await promise;
@@ -202,23 +217,49 @@ export class Inbox implements ChangeSink {
     return { ...emptyBatch, endLsn: keepalive.lsn, commitTime: keepalive.time };
   }
 
+  #exceeds({ states, bytes }: Held): boolean {
+    return states >= this.#limits.maxBatchRows || bytes >= this.#limits.maxBatchBytes;
+  }
+
   /** The open transaction is too large to be held: what is whole goes first, for it does not have to wait. */
   #closePiece(): void {
     if (this.#whole.transactions > 0) {
       this.#close(true);
     }
-    for (const entry of this.#buffers.values()) {
-      entry.whole = entry.states.count;
+    if (!this.#shrink(this.#open)) {
+      for (const entry of this.#buffers.values()) {
+        entry.whole = entry.states.count;
+      }
+      const { changes, states, bytes } = this.#open;
+      Object.assign(this.#whole, { changes, states, bytes });
+      Object.assign(this.#open, { changes: 0, states: 0, bytes: 0 });
+      this.#close(false);
     }
-    this.#whole.changes = this.#open.changes;
-    this.#whole.bytes = this.#open.bytes;
-    Object.assign(this.#open, { changes: 0, bytes: 0 });
-    this.#close(false);
     this.#advance();
   }
 
+  /**
+   * Leaves out states that were overtaken by others of their keys, where the buffers hold nothing but these. True if that
+   * makes room for as much again: what changes the same keys again and again is merged but once.
+   */
+  #shrink(held: Held): boolean {
+    let states = 0;
+    let bytes = 0;
+    for (const entry of this.#buffers.values()) {
+      entry.states.compact();
+      if (entry.whole > 0) {
+        entry.whole = entry.states.count;
+      }
+      states += entry.states.count;
+      bytes += entry.states.end + entry.states.count * stateOverheadBytes;
+    }
+    Object.assign(held, { states, bytes });
+    return states <= this.#limits.maxBatchRows / 2 && bytes <= this.#limits.maxBatchBytes / 2;
+  }
+
   #close(endsTransaction: boolean): void {
-    const tables = this.#detach();
+    const used: Buffer[] = [];
+    const tables = this.#detach(used);
     const { changes, bytes, transactions, endLsn, commitTime } = this.#whole;
     this.#closed.push({
       tables,
@@ -230,19 +271,38 @@ export class Inbox implements ChangeSink {
       endLsn,
       commitTime,
       skipped: this.#skipped,
+      release: () => this.#recycle(used.splice(0)),
     });
     this.#closedBytes += bytes;
     this.#skipped = new Map();
-    Object.assign(this.#whole, { changes: 0, bytes: 0, transactions: 0 });
+    Object.assign(this.#whole, { changes: 0, states: 0, bytes: 0, transactions: 0 });
   }
 
-  #detach(): TableBatch[] {
+  /** Large pieces of memory that come and go are slow to get, and a collector that counts objects lets them pile up. */
+  #recycle(used: readonly Buffer[]): void {
+    const { maxBatchBytes, maxBufferedBytes } = this.#limits;
+    for (const bytes of used) {
+      const fits = bytes.length >= leastSpareBytes && bytes.length <= 2 * maxBatchBytes;
+      if (fits && this.#spare.length * maxBatchBytes < maxBufferedBytes) {
+        this.#spare.push(bytes);
+      }
+    }
+  }
+
+  readonly #memory = (bytes: number): Buffer => {
+    const at = bytes < leastSpareBytes ? -1 : this.#spare.findIndex((spare) => spare.length >= bytes);
+    return at < 0 ? Buffer.allocUnsafe(bytes) : this.#spare.splice(at, 1)[0]!;
+  };
+
+  #detach(used: Buffer[]): TableBatch[] {
     const byTable = new Map<string, { row?: StateBuffer; tombstone?: StateBuffer }>();
     for (const [layout, entry] of this.#buffers) {
       if (entry.whole > 0) {
         const { name } = layout.table;
         const pair = byTable.get(name) ?? {};
-        pair[layout.kind] = entry.states.detach(entry.whole);
+        const states = entry.states.detach(entry.whole, this.#memory);
+        used.push(states.bytes);
+        pair[layout.kind] = states;
         byTable.set(name, pair);
         entry.whole = 0;
       } else if (entry.states.count === 0) {
@@ -268,4 +328,5 @@ const emptyBatch = {
   transactions: 0,
   endsTransaction: true,
   skipped: new Map<string, string>(),
+  release: () => undefined,
 } as const;

@@ -4,7 +4,9 @@ import type { Layout, Shape } from "./layout.ts";
 /** Space before the first state for the header of a PostgreSQL array. */
 export const arrayHeaderBytes = 20;
 /** What a state costs in memory beside its fields: its key, numbers and references. */
-export const stateOverheadBytes = 160;
+export const stateOverheadBytes = 120;
+const firstCount = 64;
+const sampledKeys = 64;
 
 export const nullLength = -1;
 export const unchangedLength = -2;
@@ -29,11 +31,12 @@ export class StateBuffer {
   bytes: Buffer;
   #view: DataView;
   end = arrayHeaderBytes;
-  starts: number[] = [];
-  keys: string[] = [];
-  versions: bigint[] = [];
+  /** Of each state, by its index; these arrays are longer than there are states. */
+  starts = new Int32Array(firstCount);
+  versions = new BigInt64Array(firstCount);
   /** Empty where the table has no owners. */
-  bases: bigint[] = [];
+  bases: BigInt64Array;
+  keys: string[] = [];
   shapes: Shape[] = [];
   /** Where the fields of the state being appended begin. */
   readonly #fields: Int32Array;
@@ -43,10 +46,11 @@ export class StateBuffer {
     this.bytes = Buffer.allocUnsafe(capacity);
     this.#view = viewOf(this.bytes);
     this.#fields = new Int32Array(layout.columns.length);
+    this.bases = new BigInt64Array(layout.base < 0 ? 0 : firstCount);
   }
 
   get count(): number {
-    return this.starts.length;
+    return this.keys.length;
   }
 
   /** `positions`: the position in the tuple for each column of the layout, -1 for none. */
@@ -125,28 +129,91 @@ export class StateBuffer {
     return start + 4 + this.#view.getInt32(start);
   }
 
-  /** Takes the first `count` states out, with the memory they lie in; the rest is moved to fresh memory. */
-  detach(count: number): StateBuffer {
+  /** Whether the state at `index` is higher than the one at `other`, by (base, version). */
+  outranks(index: number, other: number): boolean {
+    if (this.layout.base >= 0 && this.bases[index] !== this.bases[other]) {
+      return this.bases[index]! > this.bases[other]!;
+    }
+    return this.versions[index]! > this.versions[other]!;
+  }
+
+  /**
+   * Leaves out what is outranked by another state of its key, if that is much. Not where a state lacks unchanged columns:
+   * it may need those of an earlier one.
+   */
+  compact(): void {
+    if (!this.#repeatsKeys() || this.shapes.some((shape) => shape.unchanged.length > 0)) {
+      return;
+    }
+    const highest = new Map<string, number>();
+    for (let i = 0; i < this.count; i++) {
+      const key = this.keys[i]!;
+      const earlier = highest.get(key);
+      if (earlier === undefined || this.outranks(i, earlier)) {
+        highest.set(key, i);
+      }
+    }
+    this.#keep(Int32Array.from(highest.values()).sort());
+  }
+
+  /**
+   * Takes the first `count` states out, with the memory they lie in; the rest is moved to other memory, of at least so
+   * many bytes, that `memory` gives.
+   */
+  detach(count: number, memory: (bytes: number) => Buffer): StateBuffer {
     const cut = count < this.count ? this.starts[count]! : this.end;
     const rest = this.end - cut;
     const head = new StateBuffer(this.layout, 0);
     head.bytes = this.bytes;
     head.#view = this.#view;
     head.end = cut;
-    head.starts = this.starts.splice(0, count);
-    head.keys = this.keys.splice(0, count);
-    head.versions = this.versions.splice(0, count);
-    head.bases = this.bases.splice(0, count);
-    head.shapes = this.shapes.splice(0, count);
-    // The next batch will probably be as large as this one.
-    this.bytes = Buffer.allocUnsafe(Math.max(4096, arrayHeaderBytes + rest * 2, cut));
+    head.starts = this.starts;
+    head.versions = this.versions;
+    head.bases = this.bases;
+    // A batch is not larger than it has to be, but what follows will probably be as large.
+    this.starts = moved(this.starts, { from: count, to: this.count, size: count });
+    this.versions = moved(this.versions, { from: count, to: this.count, size: count });
+    this.bases = moved(this.bases, { from: count, to: this.count, size: count });
+    head.keys = this.keys;
+    head.shapes = this.shapes;
+    this.keys = head.keys.splice(count);
+    this.shapes = head.shapes.splice(count);
+    this.bytes = memory(Math.max(4096, arrayHeaderBytes + rest * 2, cut));
     this.#view = viewOf(this.bytes);
     head.bytes.copy(this.bytes, arrayHeaderBytes, cut, cut + rest);
     this.end = arrayHeaderBytes + rest;
-    for (let i = 0; i < this.starts.length; i++) {
+    for (let i = 0; i < this.count; i++) {
       this.starts[i]! += arrayHeaderBytes - cut;
     }
     return head;
+  }
+
+  /** Looks for some of the keys only. */
+  #repeatsKeys(): boolean {
+    const some = new Set(this.keys.slice(0, sampledKeys));
+    const found = this.keys.reduce((sum, key) => sum + (some.has(key) ? 1 : 0), 0);
+    return this.count >= sampledKeys && found >= 2 * some.size;
+  }
+
+  /** Ascending indices. */
+  #keep(indices: Int32Array): void {
+    let end = arrayHeaderBytes;
+    for (const [to, from] of indices.entries()) {
+      const start = this.starts[from]!;
+      const stop = this.endOf(from);
+      this.bytes.copyWithin(end, start, stop);
+      this.starts[to] = end;
+      this.versions[to] = this.versions[from]!;
+      if (this.layout.base >= 0) {
+        this.bases[to] = this.bases[from]!;
+      }
+      this.keys[to] = this.keys[from]!;
+      this.shapes[to] = this.shapes[from]!;
+      end += stop - start;
+    }
+    this.keys.length = indices.length;
+    this.shapes.length = indices.length;
+    this.end = end;
   }
 
   #appendField(position: number, at: number, length: number): number {
@@ -161,13 +228,16 @@ export class StateBuffer {
     this.#view.setInt32(start, end - start - 4);
     this.#view.setInt32(start + 4, layout.columns.length);
     const key = this.#keyId();
-    const version = this.#bigint(layout.version);
-    if (layout.base >= 0) {
-      this.bases.push(this.#bigint(layout.base));
+    const index = this.count;
+    if (index === this.starts.length) {
+      this.#grow(2 * index);
     }
-    this.starts.push(start);
+    this.starts[index] = start;
+    this.versions[index] = this.#bigint(layout.version);
+    if (layout.base >= 0) {
+      this.bases[index] = this.#bigint(layout.base);
+    }
     this.keys.push(key);
-    this.versions.push(version);
     this.shapes.push(shape);
     this.end = end;
   }
@@ -202,6 +272,13 @@ export class StateBuffer {
       : BigInt(this.bytes.toString("latin1", at + 8, at + 8 + length));
   }
 
+  #grow(size: number): void {
+    const all = { from: 0, to: this.count, size };
+    this.starts = moved(this.starts, all);
+    this.versions = moved(this.versions, all);
+    this.bases = moved(this.bases, all);
+  }
+
   #reserve(size: number): void {
     const needed = this.end + size;
     if (needed <= this.bytes.length) {
@@ -215,6 +292,25 @@ export class StateBuffer {
 }
 
 const viewOf = (bytes: Buffer): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+
+interface Part {
+  readonly from: number;
+  readonly to: number;
+  /** Of the new array, at least. */
+  readonly size: number;
+}
+
+/** A part of an array as the start of a new one. */
+const moved = <T extends Int32Array | BigInt64Array>(array: T, { from, to, size }: Part): T => {
+  if (array.length === 0) {
+    return array;
+  }
+  const larger = new (array.constructor as new (length: number) => T)(
+    Math.max(firstCount, 2 * (to - from), size),
+  );
+  larger.set(array.subarray(from, to) as never);
+  return larger;
+};
 
 /** Below some 30 bytes a loop is faster than a call of `copy`. */
 const copyBytes = (

@@ -89,6 +89,7 @@ export class TransactionMerger {
       this.#reset();
       throw error;
     }
+    batch.release();
   }
 
   /** All of it is in memory: after a failure it is done again from the start, more carefully or a little later. */

@@ -39,8 +39,8 @@ export interface AgentLimits {
 }
 
 export const defaultLimits: AgentLimits = {
-  maxBatchRows: 20_000,
-  maxBatchBytes: 8 * 1024 * 1024,
+  maxBatchRows: 5_000,
+  maxBatchBytes: 4 * 1024 * 1024,
   copyPieceRows: 5_000,
   connectTimeoutMs: 10_000,
   silenceTimeoutMs: 30_000,

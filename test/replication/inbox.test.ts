@@ -199,6 +199,42 @@ describe("the inbox", () => {
     expect(source.inbox.bufferedBytes).toBeLessThan(2_000);
   });
 
+  test("what changes the same keys again and again grows no batch, whole transactions or one that is huge", async () => {
+    for (const perTransaction of [4, 4_000]) {
+      const source = new Source({ maxBatchRows: 500 });
+      let version = 0n;
+      for (let sent = 0; sent < 4_000; sent += perTransaction) {
+        source.begin();
+        for (let i = 0; i < perTransaction; i++) {
+          version += 1n;
+          source.change(row(`k${version % 100n}`, version, { prev: version > 100n ? version - 100n : 0n }));
+        }
+        source.commit();
+      }
+      const batch = await source.inbox.take(soon());
+      expect(batch).toMatchObject({ changes: 4_000, states: 100, transactions: 4_000 / perTransaction });
+      expect(contents(batch).sort()[0]).toBe("row k0 0/4000 k0@4000");
+    }
+  });
+
+  test("memory that was given back is used again, and not before", async () => {
+    const distinct = async (releases: boolean): Promise<number> => {
+      const source = new Source({ maxBatchBytes: 150_000, maxBufferedBytes: 600_000 });
+      const used = new Set<unknown>();
+      for (let round = 0; round < 8; round++) {
+        for (let i = 0; i < 120; i++) {
+          source.transaction(row(`k${i}`, BigInt(1000 * round + i + 1), { big: "x".repeat(1_500) }));
+        }
+        const batch = await source.inbox.take(soon());
+        used.add(batch.tables[0]!.rows.field(0, "big")!.buffer);
+        if (releases) batch.release();
+      }
+      return used.size;
+    };
+    expect(await distinct(false)).toBe(8);
+    expect(await distinct(true)).toBeLessThan(5);
+  });
+
   test("hurries the source only when the taker has to wait", async () => {
     const source = new Source();
     source.transaction(row("a", 1n));

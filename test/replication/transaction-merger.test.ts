@@ -20,6 +20,7 @@ const idleAt = (endLsn: bigint): Batch => ({
   endsTransaction: true,
   endLsn,
   commitTime: 0n,
+  release: () => undefined,
   skipped: new Map(),
 });
 
