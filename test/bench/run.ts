@@ -41,6 +41,17 @@ interface Outcome {
   readonly seconds: number;
 }
 
+/** What one case could not measure must not cost the others: it is a failure in the report. */
+const runCase = async (each: BenchCase, context: BenchContext): Promise<BenchResult> => {
+  try {
+    return await each.run(context);
+  } catch (error) {
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    context.say(`  FAILED: ${text}`);
+    return { measures: [], failures: [`${each.name} could not be measured: ${text}`] };
+  }
+};
+
 const runCases = async (options: BenchOptions): Promise<Outcome> => {
   const chosen = chosenCases(options);
   if (chosen.length === 0) throw new Error(`there is no case ${options.only.join(", ")}`);
@@ -50,7 +61,7 @@ const runCases = async (options: BenchOptions): Promise<Outcome> => {
   const results: BenchResult[] = [];
   for (const each of chosen) {
     context.say(`${each.name} (load ${loadavg()[0]?.toFixed(1)})`);
-    results.push(await each.run(context));
+    results.push(await runCase(each, context));
   }
   const settings = await servers.describe();
   return { results, settings, seconds: (performance.now() - startedAt) / 1000 };
@@ -80,7 +91,7 @@ const report = (options: BenchOptions, { results, settings, seconds }: Outcome):
     if (options.peers) out(peersText(measures));
     out(`median of ${runs}, ${warmUps} warm-up, scale ${scale}; ${Math.round(seconds)} s in all`);
   }
-  for (const failure of failures) process.stderr.write(`WRONG RESULT: ${failure}\n`);
+  for (const failure of failures) process.stderr.write(`FAILED: ${failure}\n`);
   const missed = measures.some(({ met }) => met === false);
   process.exitCode = failures.length > 0 || (options.strict && missed) ? 1 : 0;
 };

@@ -17,6 +17,9 @@ export interface Drained {
   readonly content: string;
 }
 
+/** Native takes a minute for the slowest backlog where the machine is free. */
+const maxDrainMs = 900_000;
+
 export const writeBacklog = async (
   { source, database }: Prepared,
   { backlog }: Pick<SizedWorkload, "backlog">,
@@ -76,7 +79,7 @@ export const drainOnce = async (
     await until("the consumer has taken the slot", () => slotTaken(atSource, consumer.slot), { everyMs: 1 });
     const startedAt = performance.now();
     const before = cpuNow();
-    await until("the backlog is at the target", () => hasBacklog(atTarget));
+    await until("the backlog is at the target", () => hasBacklog(atTarget), { timeoutMs: maxDrainMs });
     const endedAt = performance.now();
     const pid = consumer.pid();
     return {
