@@ -34,30 +34,41 @@ export interface TlsFiles {
   readonly key: string;
 }
 
-/** Who may use the HTTP endpoint, and how much. Without tokens it listens on loopback only. */
+/** Who may use the HTTP endpoint, and how much. Where it asks for no token it listens on loopback only. */
 export interface EndpointSettings {
   readonly tls: TlsFiles | null;
   readonly tokens: readonly TokenSettings[];
   readonly jwt: JwtSettings | null;
+  /** What a request without a token may do; null: nothing. Never admin's part. */
+  readonly anonymous: "reader" | "writer" | null;
   /** Of one token, or one address where no token is asked for. */
   readonly requestsPerSecond: number;
 }
 
-export const openEndpoint: EndpointSettings = { tls: null, tokens: [], jwt: null, requestsPerSecond: 1_000 };
+export const openEndpoint: EndpointSettings = {
+  tls: null,
+  tokens: [],
+  jwt: null,
+  anonymous: "writer",
+  requestsPerSecond: 1_000,
+};
 
 /** Whether callers must say who they are. */
-export const asksForToken = ({ tokens, jwt }: EndpointSettings): boolean => tokens.length > 0 || jwt !== null;
+export const asksForToken = ({ anonymous }: EndpointSettings): boolean => anonymous === null;
 
 /** The `endpoint:` mapping. */
 export const readEndpoint = (reader: YamlReader, field: Field | undefined): EndpointSettings => {
   const fields = reader.mapping(field, {
     required: [],
-    optional: ["tls", "tokens", "jwt", "requestsPerSecond"],
+    optional: ["tls", "tokens", "jwt", "anonymous", "requestsPerSecond"],
   });
+  const anonymous = reader.choice(fields?.anonymous, ["none", "reader", "writer"]);
+  const isOpen = fields?.tokens === undefined && fields?.jwt === undefined;
   return {
     tls: readTls(reader, fields?.tls),
     tokens: readTokens(reader, fields?.tokens),
     jwt: readJwt(reader, fields?.jwt),
+    anonymous: anonymous === undefined ? (isOpen ? "writer" : null) : anonymous === "none" ? null : anonymous,
     requestsPerSecond: readRate(reader, fields?.requestsPerSecond),
   };
 };

@@ -1,7 +1,6 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { createRemoteJWKSet, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from "jose";
 import {
-  asksForToken,
   type EndpointSettings,
   type JwtSettings,
   type Role,
@@ -24,8 +23,6 @@ export type Right = "read" | "write" | "admin";
 const roleFor: Readonly<Record<Right, Role>> = { read: "reader", write: "writer", admin: "admin" };
 
 const maxTokenCharacters = 8_192;
-
-const anyone: Identity = { name: "anyone", role: "admin", tables: null };
 
 /** Only signatures by which those who can check cannot sign. */
 const algorithms = [
@@ -62,8 +59,8 @@ export const createAuthenticator = (settings: () => EndpointSettings): Authentic
   return {
     identify: async (authorization) => {
       const endpoint = settings();
-      if (!asksForToken(endpoint)) {
-        return anyone;
+      if ((authorization ?? "") === "" && endpoint.anonymous !== null) {
+        return { name: "anyone", role: endpoint.anonymous, tables: null };
       }
       const token = bearerOf(authorization);
       const known = identifyByHash(endpoint, token);

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import Fastify, { type FastifyInstance } from "fastify";
 import type { Registry } from "prom-client";
+import type { EndpointSettings } from "../../regions/endpoint-settings.ts";
 import type { Problem } from "../problems.ts";
 import type { AgentStatus } from "../replication/status.ts";
 import { registerApi, registerDescription } from "./api.ts";
@@ -9,6 +10,7 @@ import { addProblems, answerClientError, problemFrom, sendProblem } from "./prob
 import { notReadyReasons } from "./readiness.ts";
 import { agentReport } from "./report.ts";
 import { validatorCompiler } from "./schemas.ts";
+import { registerSecurity } from "./security.ts";
 
 export interface AgentServerOptions {
   readonly status: AgentStatus;
@@ -25,6 +27,10 @@ export interface AgentServerOptions {
   /** A request failed for a reason that is ours. */
   readonly onInternal?: (problem: Problem, requestId: string) => void;
   readonly bounds?: Partial<ServerBounds>;
+  /** Who may use it, as the configuration is now; without, the endpoints ask nobody. */
+  readonly security?: () => EndpointSettings;
+  /** PEM texts. */
+  readonly tls?: { readonly cert: Buffer; readonly key: Buffer } | null;
 }
 
 export interface ServerBounds {
@@ -55,6 +61,7 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
   const bounds = { ...usualBounds, ...options.bounds };
   const server = Fastify({
     logger: false,
+    ...(options.tls ? { https: { ...options.tls, minVersion: "TLSv1.2" as const } } : {}),
     bodyLimit: 1024,
     requestTimeout: bounds.requestTimeoutMs,
     connectionTimeout: bounds.idleTimeoutMs,
@@ -83,6 +90,7 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
     onInternal: (problem, request) => options.onInternal?.(problem, request.id),
   });
   void server.register(async (app) => {
+    if (options.security !== undefined) await registerSecurity(app, options.security);
     await registerDescription(app);
     await app.register((scope, _options, done) => {
       addAgentRoutes(scope, options);

@@ -18,12 +18,20 @@ const identify = async (settings: EndpointSettings, header?: string): Promise<un
     .identify(header)
     .catch((error: unknown) => (error as { code: string }).code);
 
-test("where no token is asked for, anyone is admin: such an endpoint is on loopback only", async () => {
-  expect(await identify(openEndpoint)).toEqual({ name: "anyone", role: "admin", tables: null });
+describe("without a token", () => {
+  test("anyone may write where nothing is configured, and is never admin", async () => {
+    expect(await identify(openEndpoint)).toEqual({ name: "anyone", role: "writer", tables: null });
+  });
+
+  test("what the configuration says, also beside tokens; a wrong token is not taken for none", async () => {
+    const settings: EndpointSettings = { ...openEndpoint, tokens, anonymous: "reader" };
+    expect(await identify(settings)).toMatchObject({ role: "reader" });
+    expect(await identify(settings, "Bearer wrong")).toBe("token-invalid");
+  });
 });
 
 describe("tokens by hash", () => {
-  const settings = { ...openEndpoint, tokens };
+  const settings: EndpointSettings = { ...openEndpoint, anonymous: null, tokens };
 
   test("are known, with their role and tables", async () => {
     expect(await identify(settings, "Bearer t0ken-of-the-backend")).toEqual({
@@ -74,6 +82,7 @@ describe("tokens that an identity provider signs", async () => {
     const { port } = server.address() as AddressInfo;
     settings = {
       ...openEndpoint,
+      anonymous: null,
       jwt: {
         jwks: `http://127.0.0.1:${port}/jwks`,
         issuer: "https://id.example",

@@ -28,6 +28,7 @@ test("all of it", () => {
   expect(parsed.problems).toBeUndefined();
   expect("topology" in parsed ? parsed.topology.endpoint : null).toEqual({
     tls: { certificate: "server.pem", key: "server.key" },
+    anonymous: null,
     requestsPerSecond: 50,
     tokens: [
       { name: "backend", sha256: hash, role: "writer", tables: null },
@@ -46,6 +47,17 @@ test("all of it", () => {
       tablesClaim: "coregent_tables",
     },
   });
+});
+
+test("who brings no token may do what is said of him", () => {
+  const settings = (yaml: string): unknown => {
+    const parsed = parse(yaml);
+    return "topology" in parsed ? parsed.topology.endpoint.anonymous : parsed.problems;
+  };
+  expect(settings("  requestsPerSecond: 5\n")).toBe("writer");
+  expect(settings("  tokens: []\n")).toBe(null);
+  expect(settings("  tokens: []\n  anonymous: reader\n")).toBe("reader");
+  expect(settings("  anonymous: none\n")).toBe(null);
 });
 
 describe("what is wrong is said, and no token is repeated", () => {

@@ -139,7 +139,7 @@ describe("refused", () => {
     [
       "a key far from any",
       edited("schemas:", "zzz:"),
-      '15:1 the key "zzz" is not known here; known are cluster, regions, schemas, tables, writer, clients, outages',
+      '15:1 the key "zzz" is not known here; known are cluster, regions, schemas, tables, writer, endpoint, clients, outages',
     ],
     ["a key twice", edited("schemas:", "cluster:"), "15:1 not valid YAML: this key is given twice"],
     [
