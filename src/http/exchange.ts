@@ -5,7 +5,7 @@ import { type Catalog, type CatalogTable, findTable } from "../write/catalog.ts"
 import { derivedKey } from "../write/derived-key.ts";
 import { freshKeys, withKeys } from "../write/keys.ts";
 import type { Operation, SelectOperation } from "../write/operation.ts";
-import { mergeSessions, type SessionToken, SessionTokenFormat } from "../write/session-token.ts";
+import { type SessionToken, SessionTokenFormat } from "../write/session-token.ts";
 import type { ReadOutcome, WriteOutcome } from "../write/writer.ts";
 import type { ApiParts, Principal, Right } from "./api-parts.ts";
 import { parseIdempotencyKey, parsePrefer, type Preferences } from "./headers.ts";
@@ -142,12 +142,11 @@ export class Exchange {
   }
 
   #answerHeaders(outcome: ReadOutcome | WriteOutcome): void {
-    const session = mergeSessions(this.#session ?? { positions: [], version: 0n }, outcome.session);
     const durable = "durableRegions" in outcome && outcome.durableRegions !== null;
     const applied = this.preferences.applied.filter((name) => durable || !name.startsWith("durable="));
     this.reply.headers({
       "coregent-region": outcome.region,
-      "coregent-session": this.#tokens.encode(session),
+      "coregent-session": this.#tokens.encode(outcome.session),
       ...(applied.length === 0 ? {} : { "preference-applied": applied.join(", ") }),
     });
   }

@@ -70,9 +70,9 @@ export const sendProblem = (
   region: string,
 ) => {
   const { status, facts } = problem;
-  if (status === 429 || status === 503) {
-    reply.header("retry-after", String(facts.retryAfterSeconds ?? usualRetryAfterSeconds));
-  }
+  const always = status === 429 || status === 503;
+  const retryAfterSeconds = facts.retryAfterSeconds ?? (always ? usualRetryAfterSeconds : null);
+  if (retryAfterSeconds !== null) reply.header("retry-after", String(retryAfterSeconds));
   return reply
     .code(status)
     .headers({ ...facts.headers })

@@ -66,12 +66,31 @@ export interface SelectListOptions {
   readonly order?: readonly CatalogColumn[];
 }
 
+export interface SelectList {
+  readonly text: string;
+  readonly shape: Shape;
+}
+
+const wholeLists = new WeakMap<CatalogTable, Map<string, SelectList>>();
+
 /** What a statement on `t` selects or returns: the columns shown, then what is missing of key, version and the rest. */
 export const selectList = (
   table: CatalogTable,
   returning: Returning,
   options: SelectListOptions = {},
-): { readonly text: string; readonly shape: Shape } => {
+): SelectList => {
+  const usual = (returning === null || returning.length === 0) && options.order === undefined;
+  if (!usual) return newSelectList(table, returning, options);
+  // The same for most requests, and as long as the table is.
+  const lists = wholeLists.get(table) ?? new Map<string, SelectList>();
+  wholeLists.set(table, lists);
+  const id = `${returning === null} ${options.created} ${options.stampedAnew}`;
+  const list = lists.get(id) ?? newSelectList(table, returning, options);
+  lists.set(id, list);
+  return list;
+};
+
+const newSelectList = (table: CatalogTable, returning: Returning, options: SelectListOptions): SelectList => {
   const shown = columnsShown(table, returning);
   const items = shown.map((column) => selected(column, "t."));
   const raw = (column: CatalogColumn): number => {

@@ -188,7 +188,7 @@ describe("transactions", () => {
     expect((await api.ask("GET", "/v1/tables/parts/rows/x,1")).json).toMatchObject({ c: "set" });
   });
 
-  test.each([
+  const wrong: readonly [body: unknown, code: string][] = [
     [{}, "body-invalid"],
     [{ operations: [] }, "body-invalid"],
     [[], "body-invalid"],
@@ -200,11 +200,15 @@ describe("transactions", () => {
     [{ operations: [{ op: "select", table: "notes", query: "limit=x" }] }, "parameter-invalid"],
     [{ operations: [{ op: "delete", table: "missing", key: 1 }] }, "table-unknown"],
     [{ operations: Array.from({ length: 101 }, () => ({ op: "select", table: "notes" })) }, "too-large"],
-  ])("a body that has not the form is refused: %#, %s", async (body, code) => {
+  ];
+
+  test("that have not the form are refused", async () => {
     await using api = await createApi(schema);
-    const answer = await api.ask("POST", "/v1/transactions", body);
-    expect(answer.json).toMatchObject({ code });
-    expect(answer.status).toBeLessThan(500);
+    for (const [body, code] of wrong) {
+      const answer = await api.ask("POST", "/v1/transactions", body);
+      expect(answer.json, JSON.stringify(body).slice(0, 100)).toMatchObject({ code });
+      expect(answer.status).toBeLessThan(500);
+    }
   });
 });
 
