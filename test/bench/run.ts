@@ -6,6 +6,7 @@ import { cases } from "./cases.ts";
 import { readOptions, usage, type BenchOptions } from "./options.ts";
 import { cpuRow, cpuTable, failuresOf, judge, measuresTable, peersText } from "./report.ts";
 import { Servers } from "./servers.ts";
+import { inSnapshot, runInSnapshot } from "./snapshot.ts";
 
 /** `npm run bench`: Coregent against PostgreSQL's own logical replication. See docs/benchmarks.md. */
 
@@ -97,12 +98,14 @@ const report = (options: BenchOptions, { results, settings, seconds }: Outcome):
 };
 
 const main = async (): Promise<void> => {
-  const options = readOptions(process.argv.slice(2));
+  const args = process.argv.slice(2);
+  const options = readOptions(args);
   if (options.list) {
     for (const { name } of cases) out(name);
     return;
   }
-  report(options, await runCases(options));
+  if (inSnapshot()) report(options, await runCases(options));
+  else process.exitCode = await runInSnapshot(args);
 };
 
 try {

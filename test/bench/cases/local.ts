@@ -1,6 +1,7 @@
 import type { BenchServer } from "../bench-server.ts";
 import { slotName } from "../../../src/postgres/install/names.ts";
 import type { Bar, BenchCase, BenchContext, BenchResult } from "../case.ts";
+import { cpuOfServer, type CpuUse } from "../cpu.ts";
 import { itemColumns, itemsSchema, itemValues } from "../drains/items.ts";
 import { LoadSession } from "../load-session.ts";
 import { clusterName, openCluster, regionAt } from "../region.ts";
@@ -33,8 +34,10 @@ const insertOne = `
 INSERT INTO items (${itemColumns})
 VALUES (gen_random_uuid(), 'item', 'a note of some length', 17, 12.34, '{"colour": "red", "weight": 7}', now(), now())`;
 
-const insertBulk = "INSERT INTO items SELECT * FROM staged.items";
-const insertOwned = "INSERT INTO owned SELECT *, 'a' FROM staged.items";
+const bulkInserts = {
+  items: "INSERT INTO items SELECT * FROM staged.items",
+  owned: "INSERT INTO owned SELECT *, 'a' FROM staged.items",
+} as const;
 
 type Kind = keyof typeof templates;
 
@@ -59,34 +62,61 @@ const fresh = async (server: BenchServer, kind: Kind): Promise<void> => {
   await run(server, database, "CHECKPOINT");
 };
 
+interface Written {
+  readonly rows: number;
+  readonly seconds: number;
+  /** Of the whole server. */
+  readonly cpuSeconds: number;
+  /** How many rows the table holds afterwards. */
+  readonly found: number;
+}
+
+const countOf = (server: BenchServer, table: string): Promise<number> =>
+  withClient(server.url(database), async (client) => {
+    const { rows } = await client.query<{ count: number }>(`SELECT count(*)::int AS count FROM ${table}`);
+    return rows[0]?.count ?? 0;
+  });
+
+/** What `work` takes; it gives the number of rows that it wrote to `table`. */
+const timed = async (server: BenchServer, table: string, work: () => Promise<number>): Promise<Written> => {
+  const cpuBefore = cpuOfServer(server.pid);
+  const startedAt = performance.now();
+  const rows = await work();
+  const seconds = (performance.now() - startedAt) / 1000;
+  const cpuSeconds = cpuOfServer(server.pid) - cpuBefore;
+  return { rows, seconds, cpuSeconds, found: await countOf(server, table) };
+};
+
 const singles = async (
   server: BenchServer,
   kind: Kind,
   { seconds, depth }: { readonly seconds: number; readonly depth: number },
-): Promise<number> => {
+): Promise<Written> => {
   await fresh(server, kind);
   const load = { statement: insertOne, settings: [noWait] };
   const sessions = await Promise.all(
     Array.from({ length: connections }, () => LoadSession.open(server, database, load)),
   );
-  const startedAt = performance.now();
-  const counts = await Promise.all(
-    sessions.map((session) => session.flood(depth, () => performance.now() - startedAt < seconds * 1000)),
-  );
-  const took = (performance.now() - startedAt) / 1000;
-  for (const session of sessions) session.end();
-  return counts.reduce((sum, count) => sum + count, 0) / took;
+  try {
+    return await timed(server, "items", async () => {
+      const endsAt = performance.now() + seconds * 1000;
+      const counts = await Promise.all(
+        sessions.map((session) => session.flood(depth, () => performance.now() < endsAt)),
+      );
+      return counts.reduce((sum, count) => sum + count, 0);
+    });
+  } finally {
+    for (const session of sessions) session.end();
+  }
 };
 
-const bulk = async (server: BenchServer, kind: Kind, statement: string): Promise<number> => {
+const bulk = async (server: BenchServer, kind: Kind, table: "items" | "owned"): Promise<Written> => {
   await fresh(server, kind);
   return await withClient(server.url(database), async (client) => {
     await client.query(noWait);
     // Of both alike: the staged rows are read from memory.
     await client.query("SELECT count(*) FROM staged.items");
-    const startedAt = performance.now();
-    const { rowCount } = await client.query(statement);
-    return (rowCount ?? 0) / ((performance.now() - startedAt) / 1000);
+    return await timed(server, table, async () => (await client.query(bulkInserts[table])).rowCount ?? 0);
   });
 };
 
@@ -94,59 +124,80 @@ interface LocalCase {
   readonly name: string;
   readonly title: string;
   readonly bar: Bar | null;
-  once(server: BenchServer, kind: Kind): Promise<number>;
+  once(server: BenchServer, kind: Kind): Promise<Written>;
 }
 
-const runLocal = async (context: BenchContext): Promise<BenchResult> => {
-  const rows = context.scaled(200_000);
-  const seconds = Math.max(0.5, Math.min(1.5, 1.5 * Math.sqrt(context.scale)));
-  const server = await open(context, rows);
-  const all: readonly LocalCase[] = [
-    {
-      name: "local-singles",
-      title: `local single-row inserts, ${connections} connections, with triggers against without`,
-      bar: { of: "ratio", is: "at least", value: 0.8, aim: 0.92 },
-      once: (_, kind) => singles(server, kind, { seconds, depth: depths.waiting }),
-    },
-    {
-      name: "local-pipelined",
-      title: `the same, ${depths.pipelined} under way on each connection: what the server alone does`,
-      bar: null,
-      once: (_, kind) => singles(server, kind, { seconds, depth: depths.pipelined }),
-    },
-    {
-      name: "local-bulk",
-      title: "local insert of 200,000 rows by one statement, likewise",
-      bar: { of: "ratio", is: "at least", value: 0.6, aim: 0.75 },
-      once: (_, kind) => bulk(server, kind, insertBulk),
-    },
-    {
-      name: "local-bulk-owned",
-      title: "the same into a table whose rows have owners",
-      bar: null,
-      once: (_, kind) => bulk(server, kind, insertOwned),
-    },
-  ];
-  const measures = [];
-  for (const each of all) measures.push(await alternate(context, server, each));
-  for (const name of [database, ...Object.values(templates)]) await dropDatabase(server, name);
-  return { measures, failures: [] };
-};
+const localCases = (seconds: number): readonly LocalCase[] => [
+  {
+    name: "local-singles",
+    title: `local single-row inserts, ${connections} connections, with triggers against without`,
+    bar: { of: "ratio", is: "at least", value: 0.8, aim: 0.92 },
+    once: (server, kind) => singles(server, kind, { seconds, depth: depths.waiting }),
+  },
+  {
+    name: "local-pipelined",
+    title: `the same, ${depths.pipelined} under way on each connection: what the server alone does`,
+    bar: null,
+    once: (server, kind) => singles(server, kind, { seconds, depth: depths.pipelined }),
+  },
+  {
+    name: "local-bulk",
+    title: "local insert of 200,000 rows by one statement, likewise",
+    bar: { of: "ratio", is: "at least", value: 0.6, aim: 0.75 },
+    once: (server, kind) => bulk(server, kind, "items"),
+  },
+  {
+    name: "local-bulk-owned",
+    title: "the same into a table whose rows have owners",
+    bar: null,
+    once: (server, kind) => bulk(server, kind, "owned"),
+  },
+];
 
-const alternate = async (context: BenchContext, server: BenchServer, each: LocalCase) => {
-  const ours: number[] = [];
-  const native: number[] = [];
+const kinds = ["prepared", "plain"] as const;
+const sides = { prepared: "with triggers", plain: "without" } as const;
+
+const alternate = async (
+  context: BenchContext,
+  server: BenchServer,
+  each: LocalCase,
+): Promise<BenchResult> => {
+  const rates = { prepared: [] as number[], plain: [] as number[] };
+  const uses = { prepared: [] as CpuUse[], plain: [] as CpuUse[] };
+  const failures: string[] = [];
   for (let i = -context.warmUps; i < context.runs; i += 1) {
-    const [withTriggers, without] = [await each.once(server, "prepared"), await each.once(server, "plain")];
-    context.say(
-      `  ${each.name}: with triggers ${Math.round(withTriggers)}/s, without ${Math.round(without)}/s`,
-    );
-    if (i < 0) continue;
-    ours.push(withTriggers);
-    native.push(without);
+    for (const kind of kinds) {
+      const { rows, seconds, cpuSeconds, found } = await each.once(server, kind);
+      const perMillion = (cpuSeconds / rows) * 1e6;
+      context.say(
+        `  ${each.name}, ${sides[kind]}: ${Math.round(rows / seconds)}/s; CPU s per million: ${perMillion.toFixed(2)}`,
+      );
+      if (found !== rows) failures.push(`${each.name}, ${sides[kind]}: ${found} rows of ${rows}`);
+      if (i < 0) continue;
+      rates[kind].push(rows / seconds);
+      uses[kind].push({ source: perMillion, agent: 0, target: 0 });
+    }
   }
   const { name, title, bar } = each;
-  return { name, title, unit: "rows/s", ours, native, bar, notes: ["native: the plain table"] };
+  const notes = ["native: the plain table"];
+  return {
+    measures: [{ name, title, unit: "rows/s", ours: rates.prepared, native: rates.plain, bar, notes }],
+    cpu: kinds.map((kind) => ({ name, side: sides[kind], changes: 1e6, uses: uses[kind] })),
+    failures,
+  };
+};
+
+const runLocal = async (context: BenchContext): Promise<BenchResult> => {
+  const seconds = Math.max(0.5, Math.min(1.5, 1.5 * Math.sqrt(context.scale)));
+  const server = await open(context, context.scaled(200_000));
+  const results: BenchResult[] = [];
+  for (const each of localCases(seconds)) results.push(await alternate(context, server, each));
+  for (const name of [database, ...Object.values(templates)]) await dropDatabase(server, name);
+  return {
+    measures: results.flatMap(({ measures }) => measures),
+    cpu: results.flatMap(({ cpu }) => cpu ?? []),
+    failures: results.flatMap(({ failures }) => failures),
+  };
 };
 
 export const local: BenchCase = { name: "local", quick: true, run: runLocal };

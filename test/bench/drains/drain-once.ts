@@ -76,7 +76,10 @@ export const drainOnce = async (
   try {
     const enabledAt = performance.now();
     await consumer.start();
-    await until("the consumer has taken the slot", () => slotTaken(atSource, consumer.slot), { everyMs: 1 });
+    await until("the consumer has taken the slot", () => slotTaken(atSource, consumer.slot), {
+      everyMs: 1,
+      timeoutMs: 60_000,
+    });
     const startedAt = performance.now();
     const before = cpuNow();
     await until("the backlog is at the target", () => hasBacklog(atTarget), { timeoutMs: maxDrainMs });
