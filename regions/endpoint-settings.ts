@@ -29,7 +29,7 @@ export interface JwtSettings {
 }
 
 export interface TlsFiles {
-  /** Paths of PEM files; relative ones are looked for beside the configuration. */
+  /** Paths of PEM files; relative ones count from the agent's working directory. */
   readonly certificate: string;
   readonly key: string;
 }

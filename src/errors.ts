@@ -110,6 +110,19 @@ export const errorCodes = {
    */
   "CG-ROUTE-UNKNOWN": exitCodes.error,
   /**
+   * An agent was told to listen beyond loopback (`--listen`), while its endpoint asks nobody for a token: anyone who
+   * reaches the address could write.
+   *
+   * Remedy: make tokens with `coregent token`, and list them under `endpoint: tokens:`; or leave `--listen` out.
+   */
+  "CG-ENDPOINT-OPEN": exitCodes.error,
+  /**
+   * The certificate or the key under `endpoint: tls:` cannot be read.
+   *
+   * Remedy: correct the paths, or let the agent's user read the files.
+   */
+  "CG-TLS-UNREADABLE": exitCodes.error,
+  /**
    * An error that the program did not expect: a defect, or a failure that it cannot explain yet.
    *
    * Remedy: run the command again with `--debug`, which prints where it happened, and report it.

@@ -9,6 +9,9 @@ import type { CliWorld, RegisterCommand } from "./cli/context.ts";
 import { registerDemo } from "./cli/demo.ts";
 import { errorText } from "./cli/error-report.ts";
 import { explainError } from "./cli/explain-error.ts";
+import { registerOutage } from "./cli/outage.ts";
+import { registerRoute } from "./cli/route.ts";
+import { registerToken } from "./cli/token.ts";
 import { registerInit } from "./cli/init.ts";
 import { registerJoin } from "./cli/join.ts";
 import { OutputClosed } from "./cli/output.ts";
@@ -32,11 +35,14 @@ const commands: readonly RegisterCommand[] = [
   registerCheck,
   registerInit,
   registerUninstall,
+  registerToken,
   registerJoin,
   registerAgent,
   registerStatus,
+  registerRoute,
   registerVerify,
   registerRepair,
+  registerOutage,
 ];
 
 const interrupts = new AbortController();

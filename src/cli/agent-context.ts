@@ -1,14 +1,18 @@
 import type { Logger } from "pino";
 import type { Region, Topology } from "../../regions/topology.ts";
+import { directLine, type Line } from "../postgres/line.ts";
 import type { AgentStatus } from "../replication/status.ts";
 import { type AgentContext, defaultLimits, type RegionAddress } from "../replication/wiring.ts";
 import { version } from "../version.ts";
 import type { CliContext } from "./context.ts";
 
-const addressOf = (region: Region): RegionAddress => ({
+type LineTo = (region: string) => Line;
+
+const addressOf = (region: Region, lineTo: LineTo): RegionAddress => ({
   name: region.name,
   id: region.id,
   url: region.postgres.reveal(),
+  line: lineTo(region.name),
 });
 
 const newAgentStatus = (topology: Topology, region: Region, nowMs: number): AgentStatus => ({
@@ -27,10 +31,14 @@ const newAgentStatus = (topology: Topology, region: Region, nowMs: number): Agen
 export const agentContext = (
   { clock, random }: Pick<CliContext, "clock" | "random">,
   region: Region,
-  { topology, logger }: { readonly topology: () => Topology; readonly logger: Logger },
+  {
+    topology,
+    logger,
+    lineTo = () => directLine,
+  }: { readonly topology: () => Topology; readonly logger: Logger; readonly lineTo?: LineTo },
 ): AgentContext => ({
   cluster: topology().cluster,
-  region: addressOf(region),
+  region: addressOf(region, lineTo),
   status: newAgentStatus(topology(), region, clock.now()),
   logger: logger.child({ region: region.name }),
   clock,
@@ -40,7 +48,7 @@ export const agentContext = (
     const { regions } = topology();
     return {
       regionIds: regions.map(({ id }) => id),
-      peers: regions.filter(({ id }) => id !== region.id).map(addressOf),
+      peers: regions.filter(({ id }) => id !== region.id).map((peer) => addressOf(peer, lineTo)),
     };
   },
 });

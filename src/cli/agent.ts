@@ -1,22 +1,20 @@
 import { InvalidArgumentError, Option } from "commander";
-import { Registry } from "prom-client";
 import type { Topology } from "../../regions/topology.ts";
 import { regionNamed } from "../config.ts";
-import { exitCodes, OperatorError } from "../errors.ts";
+import { exitCodes } from "../errors.ts";
 import { listenAddress, type ListenAddress, parseListen } from "../http/listen.ts";
-import { registerMetrics } from "../http/metrics.ts";
-import { createAgentServer } from "../http/server.ts";
 import { createLogger } from "../logger.ts";
-import { connectPool } from "../postgres/client.ts";
+import { OutageRegistry } from "../outages/registry.ts";
 import { runAgent } from "../replication/agent.ts";
-import type { AgentContext } from "../replication/wiring.ts";
 import { TopologyWatch } from "../topology-watch.ts";
 import { agentContext } from "./agent-context.ts";
+import { serveEndpoints } from "./agent-endpoint.ts";
 import { type CliContext, commandGroups, type RegisterCommand } from "./context.ts";
 
 interface AgentFlags {
   region: string;
   listen?: ListenAddress;
+  entrance?: ListenAddress;
   logLevel: string;
 }
 
@@ -39,7 +37,12 @@ export const registerAgent: RegisterCommand = (program, context) => {
     .requiredOption("-r, --region <name>", "the region whose agent this is")
     .option(
       "--listen <host:port>",
-      "where /livez, /readyz, /metrics listen; default: the port of the region's api URL on loopback",
+      "where the HTTP endpoint listens; default: the port of the region's api URL on loopback",
+      listenOption,
+    )
+    .option(
+      "--entrance <host:port>",
+      "where PostgreSQL clients come in; default: the region's entrance in the configuration, if it has one",
       listenOption,
     )
     .addOption(new Option("--log-level <level>", "how much it says").choices(levels).default("info"))
@@ -61,8 +64,19 @@ const agentCommand = async (context: CliContext, topology: Topology, flags: Agen
   const color = env["NO_COLOR"] === undefined || env["NO_COLOR"] === "";
   const logger = createLogger(context.stdout, { level: flags.logLevel, color });
   const watch = new TopologyWatch(topology, context.loadTopology);
-  const agent = agentContext(context, region, { topology: () => watch.current, logger });
-  const serving = await serveEndpoints(agent, flags.listen ?? listenAddress(region.api));
+  await using outages = new OutageRegistry({ here: region.name, clock, random: context.random, logger });
+  const agent = agentContext(context, region, {
+    topology: () => watch.current,
+    logger,
+    lineTo: (name) => outages.lineTo(name),
+  });
+  const serving = await serveEndpoints({
+    agent,
+    region: { ...region, entrance: flags.entrance ?? region.entrance },
+    topology: () => watch.current,
+    outages,
+    listen: flags.listen ?? listenAddress(region.api),
+  });
   const ending = new AbortController();
   const signal = AbortSignal.any([context.interrupted(), ending.signal]);
   // Begun last: it goes on until the signal, and so would the process if the endpoints could not be served.
@@ -78,55 +92,4 @@ const agentCommand = async (context: CliContext, topology: Topology, flags: Agen
     ending.abort();
     await Promise.all([serving.close(), watching]);
   }
-};
-
-/** Ports in use and the like are said with what to do; anything else is an error of ours. */
-const cannotListen = (error: unknown, { host, port }: ListenAddress): unknown => {
-  const code = (error as NodeJS.ErrnoException).code ?? "";
-  if (!["EADDRINUSE", "EADDRNOTAVAIL", "EACCES", "ENOTFOUND"].includes(code)) return error;
-  return new OperatorError(
-    "CG-PORT-TAKEN",
-    `the agent's endpoints cannot listen on ${host}:${port} (${code})`,
-    {
-      remedy:
-        code === "EADDRINUSE"
-          ? "Another program, or another agent, listens there. Give this one an address of its own: --listen HOST:PORT."
-          : "Give an address of this machine: --listen HOST:PORT.",
-      cause: error,
-    },
-  );
-};
-
-const serveEndpoints = async (
-  agent: AgentContext,
-  address: ListenAddress,
-): Promise<{ close: () => Promise<void> }> => {
-  const { status, clock, logger, region } = agent;
-  const registry = new Registry();
-  registerMetrics({ registry, status, now: clock.now });
-  const pool = connectPool(region.url, {
-    applicationName: `coregent ready ${region.name}`,
-    maxConnections: 1,
-  });
-  const server = createAgentServer({
-    status,
-    registry,
-    now: clock.now,
-    pingDatabase: async () => {
-      await pool.query("SELECT 1");
-    },
-  });
-  try {
-    await server.listen(address);
-  } catch (error) {
-    await Promise.all([server.close(), pool.end()]);
-    throw cannotListen(error, address);
-  }
-  logger.info({ address: `http://${address.host}:${address.port}` }, "agent endpoints listen");
-  return {
-    close: async () => {
-      await server.close();
-      await pool.end();
-    },
-  };
 };

@@ -81,6 +81,8 @@ export interface ReadOptions {
   readonly connectTimeoutMs: number;
   /** Milliseconds since 1970. */
   readonly now: () => number;
+  /** For agents that ask for one. */
+  readonly token?: string | undefined;
 }
 
 export const slotName = (cluster: string, sourceId: number, consumerId: number): string =>
@@ -92,7 +94,7 @@ export const readRegions = (topology: Topology, options: ReadOptions): Promise<R
     topology.regions.map(async (region) => {
       const [database, agent] = await Promise.all([
         readDatabase(topology.cluster, region, options).catch(failure),
-        readAgent(region, options.connectTimeoutMs).catch(failure),
+        readAgent(region, options).catch(failure),
       ]);
       return { region: region.name, id: region.id, database, agent };
     }),
@@ -106,8 +108,14 @@ const failure = (error: unknown): { readonly error: string } => {
   return { error: cause instanceof Error ? cause.message || cause.name : String(cause) };
 };
 
-const readAgent = async (region: Region, timeoutMs: number): Promise<AgentReport> => {
-  const response = await fetch(`${region.api}/v1/status`, { signal: AbortSignal.timeout(timeoutMs) });
+const readAgent = async (
+  region: Region,
+  { connectTimeoutMs, token = "" }: ReadOptions,
+): Promise<AgentReport> => {
+  const response = await fetch(`${region.api}/v1/status`, {
+    signal: AbortSignal.timeout(connectTimeoutMs),
+    headers: token === "" ? {} : { authorization: `Bearer ${token}` },
+  });
   if (!response.ok) {
     throw new Error(`the agent answered ${response.status}`);
   }

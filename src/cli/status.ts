@@ -42,7 +42,8 @@ const read = async (context: CliContext): Promise<StatusReport> => {
   // Anew each time: a watch sees a region that was added to the file.
   const topology = await context.loadTopology();
   const now = (): number => context.clock.now();
-  return judge(topology, await readRegions(topology, { connectTimeoutMs, now }), now());
+  const token = context.env["COREGENT_TOKEN"];
+  return judge(topology, await readRegions(topology, { connectTimeoutMs, now, token }), now());
 };
 
 export const exitCodeOf = (report: StatusReport): ExitCode => {

@@ -18,7 +18,7 @@ export const listenAddress = (apiUrl: string): ListenAddress => {
   return { host: isLoopback(host) ? host : "127.0.0.1", port };
 };
 
-const isLoopback = (host: string): boolean =>
+export const isLoopback = (host: string): boolean =>
   host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
 
 /** Of `--listen`. Throws a TypeError for text that is no address. */
