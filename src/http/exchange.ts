@@ -145,6 +145,7 @@ export class Exchange {
     const durable = "durableRegions" in outcome && outcome.durableRegions !== null;
     const applied = this.preferences.applied.filter((name) => durable || !name.startsWith("durable="));
     this.reply.headers({
+      "cache-control": "private, no-cache",
       "coregent-region": outcome.region,
       "coregent-session": this.#tokens.encode(outcome.session),
       ...(applied.length === 0 ? {} : { "preference-applied": applied.join(", ") }),
