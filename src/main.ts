@@ -12,6 +12,7 @@ import { explainError } from "./cli/explain-error.ts";
 import { registerOutage } from "./cli/outage.ts";
 import { registerRoute } from "./cli/route.ts";
 import { registerToken } from "./cli/token.ts";
+import { registerHaproxyConfig } from "./cli/haproxy-config.ts";
 import { registerInit } from "./cli/init.ts";
 import { registerJoin } from "./cli/join.ts";
 import { OutputClosed } from "./cli/output.ts";
