@@ -38,6 +38,7 @@ const commands: readonly RegisterCommand[] = [
   registerUninstall,
   registerToken,
   registerJoin,
+  registerHaproxyConfig,
   registerAgent,
   registerStatus,
   registerRoute,
