@@ -30,7 +30,7 @@ export const driftFindings = (
   const { server, installed, candidates } = installation;
   const byName = new Map(candidates.map((candidate) => [candidate.name, candidate]));
   return [
-    ...installed.tables.flatMap((table) => tableDrift(table, byName.get(table.name), region)),
+    ...installed.tables.flatMap((table) => tableDrift(table, byName.get(table.name))),
     ...installed.tables.flatMap((table) => settingsDrift(table, byName.get(table.name), topology)),
     ...publicationDrift(server, installed, byName),
     ...slotDrift(server, region, topology),
@@ -38,11 +38,7 @@ export const driftFindings = (
   ];
 };
 
-const tableDrift = (
-  table: InstalledTable,
-  candidate: Candidate | undefined,
-  region: Region,
-): LocalFinding[] => {
+const tableDrift = (table: InstalledTable, candidate: Candidate | undefined): LocalFinding[] => {
   if (candidate === undefined) {
     return [
       warning(
@@ -82,21 +78,15 @@ const tableDrift = (
       ),
     );
   }
-  return [...found, ...triggerDrift(table, candidate, region)];
+  return [...found, ...triggerDrift(candidate)];
 };
 
-const triggerDrift = (table: InstalledTable, candidate: Candidate, region: Region): LocalFinding[] => {
-  const wanted = tableTriggers(
-    {
-      schema: candidate.schema,
-      table: candidate.table,
-      partitioned: candidate.kind === "partitioned",
-      key: table.key,
-      ownerColumn: table.ownerColumn,
-      failover: table.failover,
-    },
-    region,
-  );
+const triggerDrift = (candidate: Candidate): LocalFinding[] => {
+  const wanted = tableTriggers({
+    schema: candidate.schema,
+    table: candidate.table,
+    partitioned: candidate.kind === "partitioned",
+  });
   const onPartitions = wanted.filter((trigger) => trigger.everyPartition);
   return [
     ...missingTriggers(candidate, candidate.triggers, wanted),

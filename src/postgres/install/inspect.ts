@@ -3,7 +3,8 @@ import type { ClientBase } from "pg";
 import { qualified } from "../identifiers.ts";
 import { ours, publicationName, tombstoneName } from "./names.ts";
 import type { WantedTable } from "./table.ts";
-import { tableTriggers, triggerFunctions, type StampingRegion, type TriggerFunction } from "./triggers.ts";
+import type { StampingRegion } from "./statements.ts";
+import { entombedGate, tableTriggers, triggerFunctions, type TriggerFunction } from "./triggers.ts";
 
 /** Digest of all that is made for a table: another one means that it is to be made again. */
 export const definitionOf = (table: WantedTable, region: StampingRegion): string =>
@@ -12,7 +13,7 @@ export const definitionOf = (table: WantedTable, region: StampingRegion): string
       JSON.stringify([
         table,
         triggerFunctions(table, region),
-        tableTriggers(table, region).map((trigger) => [trigger, trigger.event("x")]),
+        tableTriggers(table).map((trigger) => [trigger, trigger.event("x")]),
       ]),
     )
     .digest("hex");
@@ -21,6 +22,7 @@ interface Facts {
   definition: string | null;
   columns: string[];
   tombstone_there: boolean;
+  gate_there: boolean;
   published: boolean;
   tombstone_published: boolean;
   triggers: { name: string; enabled: string; function: string }[];
@@ -34,6 +36,9 @@ SELECT (SELECT definition FROM coregent.replicated_table WHERE name = $3) AS def
        ARRAY(SELECT attname::text FROM pg_attribute
               WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attname LIKE 'cg\\_%') AS columns,
        to_regclass($2) IS NOT NULL AS tombstone_there,
+       to_regclass($7) IS NOT NULL
+         AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($2) AND tgname = $8 AND tgenabled = 'A')
+         AS gate_there,
        EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
                 WHERE p.pubname = $4 AND r.prrelid = $1::regclass) AS published,
        EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
@@ -68,6 +73,7 @@ export const inspectTable = async (
   region: StampingRegion,
 ): Promise<{ readonly registered: boolean; readonly lacks: readonly string[] }> => {
   const functions = triggerFunctions(table, region);
+  const gate = entombedGate(table);
   const truncate = functions.find((fn) => fn.name.startsWith("truncate_"));
   const { rows } = await client.query<Facts>(factsSql, [
     qualified(table.schema, table.table),
@@ -76,6 +82,8 @@ export const inspectTable = async (
     publicationName,
     functions.map((fn) => fn.name),
     truncate?.name,
+    ours(gate.sequence),
+    gate.trigger,
   ]);
   const facts = rows[0];
   if (facts === undefined || facts.definition === null) return { registered: false, lacks: [] };
@@ -83,9 +91,10 @@ export const inspectTable = async (
   const columns = ["cg_version", "cg_prev", "cg_seen", ...(table.ownerColumn === null ? [] : ["cg_base"])];
   for (const column of columns) if (!facts.columns.includes(column)) lacks.push(`column ${column}`);
   if (!facts.tombstone_there) lacks.push("tombstone relation");
+  else if (!facts.gate_there) lacks.push("gate of inserts");
   if (!facts.published) lacks.push("publication");
   if (facts.tombstone_there && !facts.tombstone_published) lacks.push("publication of tombstones");
-  for (const trigger of tableTriggers(table, region)) {
+  for (const trigger of tableTriggers(table)) {
     const found = facts.triggers.find((each) => each.name === trigger.name);
     if (found?.function !== trigger.function) lacks.push(`trigger ${trigger.name}`);
     else if (found.enabled !== "O") lacks.push(`trigger ${trigger.name}, which is disabled`);

@@ -1,13 +1,8 @@
 import type { ClientBase } from "pg";
-import { identifier, list, qualified } from "../identifiers.ts";
+import { identifier, list, literal, qualified } from "../identifiers.ts";
 import { ours, publicationName, tableSlug, tombstoneName } from "./names.ts";
-import {
-  createFunction,
-  tableTriggers,
-  triggerFunctions,
-  type StampedTable,
-  type StampingRegion,
-} from "./triggers.ts";
+import type { StampedTable, StampingRegion } from "./statements.ts";
+import { createFunction, entombedGate, tableTriggers, triggerFunctions } from "./triggers.ts";
 
 /** A table to be replicated, as the topology and the catalog describe it. */
 export interface WantedTable extends StampedTable {
@@ -17,7 +12,15 @@ export interface WantedTable extends StampedTable {
   readonly logsConflicts: boolean;
 }
 
-export const functionPrefixes = ["insert", "update", "inserted", "deleted", "moved", "truncate"] as const;
+export const functionPrefixes = [
+  "insert",
+  "update",
+  "inserted",
+  "deleted",
+  "moved",
+  "truncate",
+  "entombed",
+] as const;
 
 const publish = async (client: ClientBase, relation: string): Promise<void> => {
   const { rowCount } = await client.query(
@@ -101,7 +104,7 @@ const createTriggers = async (
   for (const fn of triggerFunctions(table, region)) await client.query(createFunction(fn));
   const root = qualified(table.schema, table.table);
   const partitions = table.partitioned ? await partitionsOf(client, root) : [];
-  for (const trigger of tableTriggers(table, region)) {
+  for (const trigger of tableTriggers(table)) {
     for (const relation of trigger.everyPartition ? [root, ...partitions] : [root]) {
       await client.query(`DROP TRIGGER IF EXISTS ${identifier(trigger.name)} ON ${relation}`);
       await client.query(
@@ -110,6 +113,25 @@ const createTriggers = async (
       );
     }
   }
+};
+
+/** To be called when the functions are there. The lock that the trigger takes keeps out all who write tombstones. */
+const createGate = async (client: ClientBase, table: StampedTable): Promise<void> => {
+  const gate = entombedGate(table);
+  const tombstone = ours(tombstoneName(table.schema, table.table));
+  await client.query(`CREATE SEQUENCE IF NOT EXISTS ${ours(gate.sequence)}`);
+  await client.query(`GRANT SELECT, USAGE ON SEQUENCE ${ours(gate.sequence)} TO PUBLIC`);
+  await client.query(`DROP TRIGGER IF EXISTS ${identifier(gate.trigger)} ON ${tombstone}`);
+  await client.query(
+    `CREATE TRIGGER ${identifier(gate.trigger)} BEFORE INSERT ON ${tombstone}
+       FOR EACH STATEMENT EXECUTE FUNCTION ${ours(gate.function)}()`,
+  );
+  // Merges write under the replica role.
+  await client.query(`ALTER TABLE ${tombstone} ENABLE ALWAYS TRIGGER ${identifier(gate.trigger)}`);
+  await client.query(
+    `SELECT nextval(${literal(ours(gate.sequence))}::regclass)
+      WHERE pg_sequence_last_value(${literal(ours(gate.sequence))}::regclass) IS NULL AND EXISTS (SELECT FROM ${tombstone})`,
+  );
 };
 
 /**
@@ -128,6 +150,7 @@ export const takeUpTable = async (
   await addColumns(client, table, baseline);
   await createTombstones(client, table);
   await createTriggers(client, table, options.region);
+  await createGate(client, table);
   await publish(client, relation);
   await publish(client, ours(tombstoneName(table.schema, table.table)));
   await client.query(
@@ -176,6 +199,7 @@ export const releaseTable = async (
     );
   }
   await client.query(`DROP TABLE IF EXISTS ${ours(tombstoneName(table.schema, table.table))}`);
+  await client.query(`DROP SEQUENCE IF EXISTS ${ours(entombedGate(table).sequence)}`);
   await client.query("DELETE FROM coregent.replicated_table WHERE name = $1", [table.name]);
   await client.query("DELETE FROM coregent.table_sync WHERE table_name = $1", [table.name]);
   await client.query("DELETE FROM coregent.quarantine WHERE table_name = $1", [table.name]);

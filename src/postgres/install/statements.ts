@@ -1,0 +1,247 @@
+import { identifier, list, literal, qualified } from "../identifiers.ts";
+import { gateName, ours, tombstoneName } from "./names.ts";
+
+/** What the triggers of one table are made from. */
+export interface StampedTable {
+  readonly schema: string;
+  readonly table: string;
+  readonly partitioned: boolean;
+  readonly key: readonly string[];
+  readonly ownerColumn: string | null;
+  /** Of a table with owners: whether a takeover has the owner's authority. */
+  readonly failover: "takeover" | "provisional";
+}
+
+/** The region whose writes are stamped here. */
+export interface StampingRegion {
+  readonly id: number;
+  readonly name: string;
+}
+
+/** The statements that stamping is made of, for one table in one region. */
+export class Statements {
+  readonly #table: StampedTable;
+  readonly #region: StampingRegion;
+  readonly #target: string;
+  readonly #tombstone: string;
+
+  constructor(table: StampedTable, region: StampingRegion) {
+    this.#table = table;
+    this.#region = region;
+    this.#target = `${table.partitioned ? "" : "ONLY "}${qualified(table.schema, table.table)}`;
+    this.#tombstone = ours(tombstoneName(table.schema, table.table));
+  }
+
+  /** Conjunction of the key's columns being equal in two aliases. */
+  sameKey(a: string, b: string): string {
+    return this.#table.key.map((name) => `${a}.${identifier(name)} = ${b}.${identifier(name)}`).join(" AND ");
+  }
+
+  keyChanged(): string {
+    return this.#table.key
+      .map((name) => `OLD.${identifier(name)} OPERATOR(pg_catalog.<>) NEW.${identifier(name)}`)
+      .join(" OR ");
+  }
+
+  owner(alias: string): string {
+    return `${alias}.${identifier(this.#table.ownerColumn ?? "")}::pg_catalog.text`;
+  }
+
+  /** Whether this region owns a row; null where it has no owner. */
+  ownedHere(alias: string): string {
+    return `${this.owner(alias)} OPERATOR(pg_catalog.=) ${literal(this.#region.name)}`;
+  }
+
+  /** Whether a write has authority: by any of these conditions, or by a takeover, where that gives it. */
+  authority(...conditions: readonly string[]): string {
+    const takeover = this.#table.failover === "takeover" ? ["coregent.takeover()"] : [];
+    return [...conditions, ...takeover].join(" OR ");
+  }
+
+  get #owned(): boolean {
+    return this.#table.ownerColumn !== null;
+  }
+
+  highest(alias: string): string {
+    return this.#owned ? `greatest(${alias}.cg_version, ${alias}.cg_base)` : `${alias}.cg_version`;
+  }
+
+  /** A new version above these, and, where bases count, above all that a merge has replaced by a lower version. */
+  next(...above: readonly string[]): string {
+    const all = this.#owned ? [...above, "coregent.floor_version()"] : above;
+    return `coregent.stamp(${all.length > 1 ? `greatest(${all.join(", ")})` : (all[0] ?? "0")})`;
+  }
+
+  seenAfter(alias: string): string {
+    return `coregent.seen_after(${alias}.cg_seen, ${alias}.cg_version, ${this.#region.id})`;
+  }
+
+  /** The state of a key that nothing was held of. */
+  stampFresh(): string {
+    return `
+  NEW.cg_prev := 0;
+  NEW.cg_seen := NULL;${
+    this.#owned
+      ? `
+  NEW.cg_base := CASE WHEN ${this.authority(this.ownedHere("NEW"))} THEN NEW.cg_version ELSE 0 END;`
+      : ""
+  }`;
+  }
+
+  stampUponOld(): string {
+    const changed = `coregent.differ(${this.owner("OLD")}, ${this.owner("NEW")})`;
+    return `
+  NEW.cg_prev := OLD.cg_version;
+  NEW.cg_seen := ${this.seenAfter("OLD")};${
+    this.#owned
+      ? `
+  NEW.cg_base := CASE WHEN ${this.authority(this.ownedHere("OLD"), changed)}
+    THEN NEW.cg_version ELSE OLD.cg_base END;`
+      : ""
+  }`;
+  }
+
+  /** One record of a row trigger as a FROM item with the columns that the statements below need. */
+  record(record: "OLD" | "NEW"): string {
+    const names = [
+      ...this.#table.key,
+      ...(this.#owned ? [this.#table.ownerColumn ?? "", "cg_base"] : []),
+      "cg_version",
+      "cg_seen",
+    ];
+    const columns = [...new Set(names)].map((name) => `${record}.${identifier(name)} AS ${identifier(name)}`);
+    return `(SELECT ${columns.join(", ")})`;
+  }
+
+  /**
+   * Writes a tombstone for each row of `source`, upon the row or upon the tombstone there, whichever is higher, and
+   * above both. (Normally the row is: it was inserted upon the tombstone.)
+   */
+  entomb(source: string, where = ""): string {
+    const { key } = this.#table;
+    const region = this.#region.id;
+    const keys = list(key);
+    const above = `((greatest(EXCLUDED.cg_version, ${this.highest("d")}) >> 10) + 1) * 1024 + ${region}`;
+    if (!this.#owned) {
+      return `
+  INSERT INTO ${this.#tombstone} AS d (${keys}, cg_version, cg_prev, cg_seen)
+  SELECT ${list(key, "g.")}, ${this.next("g.cg_version")}, g.cg_version, ${this.seenAfter("g")}
+    FROM ${source} AS g ${where}
+  ON CONFLICT (${keys}) DO UPDATE SET
+    cg_version = CASE WHEN EXCLUDED.cg_prev > d.cg_version THEN EXCLUDED.cg_version ELSE ${above} END,
+    cg_prev = greatest(EXCLUDED.cg_prev, d.cg_version),
+    cg_seen = CASE WHEN EXCLUDED.cg_prev > d.cg_version THEN EXCLUDED.cg_seen ELSE ${this.seenAfter("d")} END;`;
+    }
+    const upon = (row: string, tombstone: string): string =>
+      `CASE WHEN p.upon_row THEN ${row} ELSE ${tombstone} END`;
+    const wins = "(EXCLUDED.cg_base, EXCLUDED.cg_version) > (d.cg_base, d.cg_version)";
+    return `
+  INSERT INTO ${this.#tombstone} AS d (${keys}, cg_base, cg_version, cg_prev, cg_seen)
+  SELECT ${list(key, "p.")}, CASE WHEN p.authority THEN p.v ELSE p.base END, p.v, p.prev, p.seen
+    FROM (SELECT ${list(key, "p.")}, p.authority,
+                 ${this.next("p.highest")} AS v,
+                 ${upon("p.cg_base", "p.d_base")} AS base,
+                 ${upon("p.cg_version", "p.d_version")} AS prev,
+                 ${upon(this.seenAfter("p"), `coregent.seen_after(p.d_seen, p.d_version, ${region})`)} AS seen
+            FROM (SELECT ${list(key, "g.")}, g.cg_base, g.cg_version, g.cg_seen,
+                         d.cg_base AS d_base, d.cg_version AS d_version, d.cg_seen AS d_seen,
+                         coalesce(${this.authority(this.ownedHere("g"))}, false) AS authority,
+                         greatest(g.cg_version, g.cg_base, d.cg_version, d.cg_base) AS highest,
+                         d.cg_version IS NULL
+                           OR (g.cg_base, g.cg_version) > (d.cg_base, d.cg_version) AS upon_row
+                    FROM ${source} AS g LEFT JOIN ${this.#tombstone} AS d ON ${this.sameKey("d", "g")} ${where}) AS p) AS p
+  ON CONFLICT (${keys}) DO UPDATE SET
+    cg_base = CASE WHEN ${wins} THEN EXCLUDED.cg_base
+                   WHEN EXCLUDED.cg_base = EXCLUDED.cg_version THEN ${above}
+                   ELSE d.cg_base END,
+    cg_version = CASE WHEN ${wins} THEN EXCLUDED.cg_version ELSE ${above} END,
+    cg_prev = CASE WHEN ${wins} THEN EXCLUDED.cg_prev ELSE d.cg_version END,
+    cg_seen = CASE WHEN ${wins} THEN EXCLUDED.cg_seen ELSE ${this.seenAfter("d")} END;`;
+  }
+
+  /** For `entomb`: leaves out rows which a tombstone outranks already. */
+  notEntombed(): string {
+    const row = this.#owned ? "(g.cg_base, g.cg_version)" : "g.cg_version";
+    const dead = this.#owned ? "(x.cg_base, x.cg_version)" : "x.cg_version";
+    return `WHERE NOT EXISTS (SELECT FROM ${this.#tombstone} AS x WHERE ${this.sameKey("x", "g")} AND ${dead} > ${row})`;
+  }
+
+  /**
+   * Stamps rows that live at the keys of `source` anew, upon the tombstones there: where one came after the row's
+   * stamp was made (the insert waited for a delete, or one statement deletes and inserts), and where the stamp was that of
+   * a fresh key. Under the replica role, so that no trigger fires; the rows' own columns stay as they are.
+   * The tombstones stay locked until the writer's commit: a merge that replaces one must see what was written upon it, or
+   * it would report it as lost.
+   * @param unless what is mostly not there, and is looked for first: without it, no row is to be stamped anew
+   */
+  revive(source: string, unless: "tombstone" | "row"): string {
+    const { key } = this.#table;
+    const first =
+      unless === "tombstone"
+        ? `${source} AS k JOIN ${this.#tombstone} AS d ON ${this.sameKey("d", "k")}`
+        : `${source} AS k JOIN ${this.#target} AS r ON ${this.sameKey("r", "k")}`;
+    const order = (alias: string): string =>
+      this.#owned ? `(${alias}.cg_base, ${alias}.cg_version)` : `${alias}.cg_version`;
+    const stale = `(${order("r")} <= ${order("d")} OR r.cg_prev = 0
+             OR NOT coregent.succeeded(d.cg_version, r.cg_version, r.cg_seen))`;
+    const from = `${source} AS k
+      JOIN ${this.#tombstone} AS d ON ${this.sameKey("d", "k")}
+      JOIN ${this.#target} AS r ON ${this.sameKey("r", "d")}`;
+    const base = this.#owned
+      ? `,
+        cg_base = CASE WHEN ${this.authority(this.ownedHere("t"))} THEN s.v ELSE s.base END`
+      : "";
+    return `
+  IF EXISTS (SELECT FROM ${first}) THEN
+    role := current_setting('session_replication_role');
+    PERFORM set_config('session_replication_role', 'replica', true);
+    UPDATE ${this.#target} AS t
+       SET cg_version = s.v, cg_prev = s.prev, cg_seen = s.seen${base}
+      FROM (SELECT ${list(key, "d.")}, ${this.#owned ? "d.cg_base AS base, " : ""}d.cg_version AS prev,
+                   ${this.seenAfter("d")} AS seen,
+                   ${this.next(this.highest("r"), this.highest("d"))} AS v
+              FROM ${from} WHERE ${stale} FOR SHARE OF d) AS s
+     WHERE ${this.sameKey("t", "s")};
+    PERFORM set_config('session_replication_role', role, true);
+  END IF;`;
+  }
+
+  get #gate(): string {
+    return literal(ours(gateName(this.#table.schema, this.#table.table)));
+  }
+
+  /** Where no tombstone of the table was ever written here, an insert cannot have met one. */
+  unlessEntombed(): string {
+    return `
+  IF pg_catalog.pg_sequence_last_value(${this.#gate}::pg_catalog.regclass) IS NULL THEN
+    RETURN NULL;
+  END IF;`;
+  }
+
+  openGate(): string {
+    return `BEGIN
+  IF pg_catalog.pg_sequence_last_value(${this.#gate}::pg_catalog.regclass) IS NULL THEN
+    PERFORM pg_catalog.nextval(${this.#gate}::pg_catalog.regclass);
+  END IF;
+  RETURN NULL;
+END`;
+  }
+
+  /**
+   * A transaction with a snapshot of its own does not see a tombstone that came after it, and would stamp below it.
+   * The unique index does see it: the probe raises 40001 (could not serialize access), and is undone where it does not.
+   */
+  probe(source: string): string {
+    const { key } = this.#table;
+    return `
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    BEGIN
+      INSERT INTO ${this.#tombstone} (${list(key)}, cg_version) SELECT ${list(key, "k.")}, 0 FROM ${source} AS k
+      ON CONFLICT (${list(key)}) DO NOTHING;
+      RAISE EXCEPTION USING ERRCODE = 'CG000';
+    EXCEPTION WHEN SQLSTATE 'CG000' THEN
+      NULL;
+    END;
+  END IF;`;
+  }
+}
