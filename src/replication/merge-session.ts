@@ -1,4 +1,4 @@
-import type { Client, QueryResult, QueryResultRow } from "pg";
+import { Query, type Client, type Connection, type QueryResult, type QueryResultRow } from "pg";
 import { connect, mergeSettings } from "../postgres/client.ts";
 import type { Line } from "../postgres/line.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
@@ -34,6 +34,14 @@ const planSettings: Readonly<Record<string, string>> = {
  * it keeps twice as much (glibc; others do not mind).
  */
 const keptBlockBytes = 16 * 1024 * 1024;
+
+const copyChunkBytes = 256 * 1024;
+
+/** What the driver's type leaves out. */
+interface CopySender {
+  sendCopyFromChunk(chunk: Buffer): void;
+  endCopyFrom(): void;
+}
 
 /** COMMIT answered ROLLBACK: the transaction had failed before, and nothing of it is there. */
 export class NotCommitted extends Error {
@@ -173,6 +181,22 @@ export class MergeSession implements AsyncDisposable {
       this.#statements.set(text, name);
     }
     return this.client.query<R>({ name, text, values: [...values] });
+  }
+
+  /** A COPY ... FROM STDIN with its data, which is sent without waiting until the server asks for it. */
+  async copyIn(text: string, data: Buffer): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const query = new Query(text, (error?: Error | null) => (error ? reject(error) : resolve()));
+    const submit = (connection: Connection & CopySender): void => {
+      connection.stream.cork();
+      connection.query(text);
+      for (let at = 0; at < data.length; at += copyChunkBytes)
+        connection.sendCopyFromChunk(data.subarray(at, at + copyChunkBytes));
+      connection.endCopyFrom();
+      connection.stream.uncork();
+    };
+    this.client.query(Object.assign(query, { submit, handleCopyInResponse: () => undefined }));
+    await promise;
   }
 
   /** `work`, or none of it: what it did is undone when it throws, and the transaction goes on. */

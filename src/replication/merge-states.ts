@@ -145,7 +145,7 @@ export const applyStates = async (
 };
 
 /** Those which nothing was held of where they were written, and those written upon others. */
-const byPredecessor = (set: StateSet): { readonly first: StateSet; readonly later: StateSet } => {
+export const byPredecessor = (set: StateSet): { readonly first: StateSet; readonly later: StateSet } => {
   const first: number[] = [];
   const later: number[] = [];
   for (let index = 0; index < set.count; index++) (set.isFirst(index) ? first : later).push(index);

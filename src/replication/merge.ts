@@ -8,7 +8,8 @@ import type { FetchStates } from "./fetch.ts";
 import { keysOf } from "./merge-keys.ts";
 import { MergeCounts, type Candidate, type MergeReport } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
-import { applyFitting, applyStates, piecesOf, type Fitted } from "./merge-states.ts";
+import { copyStates } from "./merge-copy.ts";
+import { applyFitting, applyStates, byPredecessor, piecesOf, type Fitted } from "./merge-states.ts";
 import { setAside, settleQuarantine } from "./quarantine.ts";
 import type { StateSet } from "./states.ts";
 import {
@@ -34,6 +35,10 @@ export interface MergeOptions {
   readonly fetch?: FetchStates;
   /** Lock and read before replacing. Default: before PostgreSQL 18, where RETURNING does not show what was replaced. */
   readonly lockFirst?: boolean;
+  /** So many new keys of a relation are first tried by COPY. Default 200: for fewer, other statements cost less. */
+  readonly leastCopied?: number;
+  /** The keys are probably not here, whatever was there where the states were written: a table is being copied. */
+  readonly absent?: boolean;
 }
 
 /**
@@ -51,10 +56,11 @@ export const mergeBatch = async (
 ): Promise<MergeReport> => {
   const counts = new MergeCounts();
   await session.resumeOrigin();
-  const merges = batch.tables.map((part) => ({
-    part,
-    merge: new TableMerge(session, part.table, { ...options, counts }),
-  }));
+  const merges: { part: TableBatch; merge: TableMerge }[] = [];
+  for (const part of batch.tables) {
+    const merge = new TableMerge(session, part.table, { ...options, counts });
+    merges.push({ part: await merge.copy(part), merge });
+  }
   if (options.careful === true) for (const { part, merge } of merges) await merge.apply(part);
   else await together(merges.map(({ part, merge }) => merge.apply(part)));
   const still = merges.flatMap(({ part, merge }) => (merge.mustSweep ? [] : [part.table.name]));
@@ -108,6 +114,30 @@ class TableMerge {
     for (const type of await logConflicts(session, this.#table, findings)) {
       this.#options.counts.conflict(this.#table.name, type);
     }
+  }
+
+  /** Merges what are probably new keys by COPY; gives the rest. */
+  async copy(part: TableBatch): Promise<TableBatch> {
+    const { counts, absent = false } = this.#options;
+    const buried = await this.#copied(part.tombstones);
+    if (buried) counts.tombstonesMerged += part.tombstones.count;
+    const { first, later } = absent
+      ? { first: part.rows, later: part.rows.slice(0, 0) }
+      : byPredecessor(part.rows);
+    const inserted = await this.#copied(first);
+    if (inserted) counts.rowsMerged += first.count;
+    return {
+      ...part,
+      tombstones: buried ? part.tombstones.slice(0, 0) : part.tombstones,
+      rows: inserted ? later : part.rows,
+    };
+  }
+
+  async #copied(set: StateSet): Promise<boolean> {
+    if (set.count < Math.max(1, this.#options.leastCopied ?? 200)) return false;
+    const copied = await copyStates(this.#session, set);
+    if (copied) this.#merged.push({ fitting: set, inserted: set.count });
+    return copied;
   }
 
   /** Merges the states, each in its own relation. */

@@ -108,6 +108,25 @@ export class StateBuffer {
     return length < 0 ? null : this.bytes.subarray(at + 4, at + 4 + length);
   }
 
+  /** A state as a tuple of a binary COPY of its `carried` columns. Gives where it ends. */
+  copyTuple(index: number, carried: readonly boolean[], target: { to: Buffer; at: number }): number {
+    const { to } = target;
+    let at = target.at + 2;
+    let count = 0;
+    let from = this.starts[index]! + 12;
+    for (let i = 0; i < carried.length; i++) {
+      const length = 4 + Math.max(0, this.#view.getInt32(from));
+      if (carried[i]!) {
+        copyBytes(this.bytes, from, { to, at, length });
+        at += length;
+        count += 1;
+      }
+      from += length + 4;
+    }
+    to.writeInt16BE(count, target.at);
+    return at;
+  }
+
   /** Where the length of a field lies; the field's bytes follow it. */
   fieldAt(index: number, position: number): number {
     let at = this.starts[index]! + 12;

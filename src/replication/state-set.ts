@@ -7,6 +7,9 @@ import type { StateSet } from "./states.ts";
 
 const textOid = 25;
 
+const copyHeader = Buffer.from("PGCOPY\n\u{ff}\r\n\0\0\0\0\0\0\0\0\0", "latin1");
+const copyTrailer = Buffer.from([0xff, 0xff]);
+
 /** A set of states of one shape in a buffer that grows no more: indices of states, in the order of their keys. */
 export class BufferedStates implements StateSet {
   readonly #buffer: StateBuffer;
@@ -71,6 +74,16 @@ export class BufferedStates implements StateSet {
   value(): Buffer {
     this.#value ??= this.format === "binary" ? this.#binaryArray() : this.#literalArray();
     return this.#value;
+  }
+
+  copyData(): Buffer {
+    const carried = this.#layout.columns.map((column) => this.columns.includes(column));
+    // Smaller in any case: a state loses the types of its fields, and gains nothing.
+    const data = Buffer.allocUnsafe(copyHeader.length + this.bytes + copyTrailer.length);
+    let at = copyHeader.copy(data);
+    for (const i of this.#indices) at = this.#buffer.copyTuple(i, carried, { to: data, at });
+    at += copyTrailer.copy(data, at);
+    return data.subarray(0, at);
   }
 
   version(index: number): bigint {

@@ -37,6 +37,8 @@ export interface StateSet {
   source(parameter: number): string;
   /** The parameter. Built on the first call, kept for the next. */
   value(): Buffer;
+  /** The carried columns of all states as the data of a binary COPY. Only of format `binary`. */
+  copyData(): Buffer;
   version(index: number): bigint;
   /** 0 where the table has no owners. */
   base(index: number): bigint;

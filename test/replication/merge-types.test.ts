@@ -88,7 +88,11 @@ const fieldsIn = (tuple: Buffer): (Buffer | null)[] => {
   return fields;
 };
 
-test.each(["binary", "text"] as const)("every type arrives byte for byte (%s)", async (format) => {
+test.each([
+  ["binary", { leastCopied: 1000 }],
+  ["binary", { leastCopied: 1 }],
+  ["text", {}],
+] as const)("every type arrives byte for byte (%s, %o)", async (format, options) => {
   await using source = await MergeRegion.create({ schema, regionId: 2 });
   await using target = await MergeRegion.create({ schema });
   const most = Math.max(...Object.values(columns).map((literals) => literals.length));
@@ -110,7 +114,7 @@ test.each(["binary", "text"] as const)("every type arrives byte for byte (%s)", 
     sent.map((fields) => ({ state, fields })),
     format,
   );
-  expect(await mergeNow(session, batch)).toMatchObject({ rowsMerged: most - 1 });
+  expect(await mergeNow(session, batch, options)).toMatchObject({ rowsMerged: most - 1 });
   const received = await fieldsOf(target, format);
   // The binary form of these holds OIDs of user-defined types, which differ between databases. Their text is below.
   const omitted = format === "binary" ? { moods: null, comp: null, comps: null } : {};

@@ -128,18 +128,22 @@ class Play {
   }
 }
 
-describe.each<{ version: PostgresVersion; lockFirst: boolean; usual: number }>([
-  { version: 18, lockFirst: false, usual: 300 },
-  { version: 18, lockFirst: true, usual: 150 },
-  { version: 17, lockFirst: true, usual: 20 },
-  { version: 16, lockFirst: true, usual: 20 },
-])("PostgreSQL $version, locking first: $lockFirst", ({ version, lockFirst, usual }) => {
+const never = Number.POSITIVE_INFINITY;
+
+describe.each<{ version: PostgresVersion; lockFirst: boolean; leastCopied: number; usual: number }>([
+  { version: 18, lockFirst: false, leastCopied: never, usual: 300 },
+  { version: 18, lockFirst: false, leastCopied: 1, usual: 150 },
+  { version: 18, lockFirst: true, leastCopied: never, usual: 150 },
+  { version: 17, lockFirst: true, leastCopied: 1, usual: 20 },
+  { version: 16, lockFirst: true, leastCopied: never, usual: 20 },
+])("PostgreSQL $version, locking first: $lockFirst, by COPY from $leastCopied", (options) => {
+  const { version, lockFirst, leastCopied, usual } = options;
   test.each(["plain", "owned"])(
     "merges states of a table (%s) as the pure rules do",
     async (name) => {
       await using region = await MergeRegion.create({ schema, owners: { owned: "owner" }, version });
       const session = await region.session();
-      const sql = new SqlRegion(region, session, region.table(name), { lockFirst });
+      const sql = new SqlRegion(region, session, region.table(name), { lockFirst, leastCopied });
       await assert(
         asyncProperty(story, (of) => new Play(sql, name === "owned").run(of)),
         runs(usual),
