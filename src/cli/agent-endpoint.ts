@@ -8,13 +8,16 @@ import { WatchedMasters } from "../entrance/watched-masters.ts";
 import { OperatorError } from "../errors.ts";
 import { type ApiParts, usualBounds } from "../http/api-parts.ts";
 import { isLoopback, type ListenAddress } from "../http/listen.ts";
+import { registerEntranceMetrics } from "../http/entrance-metrics.ts";
 import { registerMetrics } from "../http/metrics.ts";
 import { registerOutages } from "../http/outage-routes.ts";
+import { registerPatroni } from "../http/patroni.ts";
 import { registerRouting } from "../http/route-routes.ts";
 import { authorize } from "../http/security.ts";
 import { createAgentServer } from "../http/server.ts";
 import type { OutageRegistry } from "../outages/registry.ts";
 import { connectPool } from "../postgres/client.ts";
+import { readServerFacts } from "../postgres/server-facts.ts";
 import type { AgentContext } from "../replication/wiring.ts";
 import type { QuietSpan } from "../write/position.ts";
 import { Masters } from "../write/masters.ts";
@@ -55,7 +58,8 @@ export const serveEndpoints = async (
   });
   const writer = new RegionalWriter({ masters, topology, clock, random });
   const ending = new AbortController();
-  const server = serverOf(options, writer, tls);
+  const registry = new Registry();
+  const server = serverOf(options, { writer, masters, registry, tls });
   const watched = new WatchedMasters({ masters, clock, random, lineTo });
   const entrance =
     region.entrance === null
@@ -67,6 +71,7 @@ export const serveEndpoints = async (
           clock,
           logger,
         });
+  if (entrance !== null) registerEntranceMetrics(registry, () => entrance.status);
   const running = [masters.run(ending.signal), watched.run(ending.signal)];
   const close = async (): Promise<void> => {
     await Promise.all([server.close(), entrance?.close({ graceMs: entranceGraceMs })]);
@@ -95,19 +100,25 @@ export const serveEndpoints = async (
   return { close };
 };
 
+interface ServerParts {
+  readonly writer: RegionalWriter;
+  readonly masters: Masters;
+  readonly registry: Registry;
+  readonly tls: { readonly cert: Buffer; readonly key: Buffer } | null;
+}
+
 const serverOf = (
   { agent, region, topology, outages }: EndpointOptions,
-  writer: RegionalWriter,
-  tls: { readonly cert: Buffer; readonly key: Buffer } | null,
+  { writer, masters, registry, tls }: ServerParts,
 ): ReturnType<typeof createAgentServer> => {
   const { status, clock, logger } = agent;
-  const registry = new Registry();
   registerMetrics({ registry, status, now: clock.now });
   const ready = connectPool(agent.region.url, {
     applicationName: `coregent ready ${region.name}`,
     maxConnections: 1,
     line: agent.region.line,
   });
+  const own = () => masters.views().find(({ name }) => name === region.name);
   const api: ApiParts = {
     cluster: agent.cluster,
     region: region.name,
@@ -126,6 +137,14 @@ const serverOf = (
     },
     api,
     register: [
+      (app) =>
+        registerPatroni(app, {
+          status,
+          now: clock.now,
+          facts: () => readServerFacts(ready),
+          drained: () => own()?.drained ?? false,
+          fenced: () => own()?.fenced ?? null,
+        }),
       (app) => registerRouting(app, { writer, region: region.name, topology, authorize }),
       (app) =>
         registerOutages(app, {

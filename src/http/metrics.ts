@@ -14,10 +14,10 @@ export interface MetricsOptions {
   readonly now: () => number;
 }
 
-type Labels = Record<string, string>;
-type Sample = readonly [labels: Labels, value: number];
+export type Labels = Record<string, string>;
+export type Sample = readonly [labels: Labels, value: number];
 
-interface Family {
+export interface Family {
   readonly name: string;
   readonly help: string;
   readonly labels: readonly string[];
@@ -39,7 +39,7 @@ export const registerMetrics = (options: MetricsOptions): void => {
   }
 };
 
-const addGauge = (registry: Registry, family: Family): void => {
+export const addGauge = (registry: Registry, family: Family): void => {
   const gauge = new Gauge({
     name: family.name,
     help: family.help,
@@ -55,7 +55,7 @@ const addGauge = (registry: Registry, family: Family): void => {
 };
 
 // The status holds totals and prom-client's counters only grow by increments: start from nothing at each scrape.
-const addCounter = (registry: Registry, family: Family): void => {
+export const addCounter = (registry: Registry, family: Family): void => {
   const counter = new Counter({
     name: family.name,
     help: family.help,
