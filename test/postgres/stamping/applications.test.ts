@@ -30,6 +30,53 @@ test("a role without rights on coregent writes; it reads no tombstones and borro
   await db.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
 });
 
+/** Everything of pg_catalog that stamping could mean by a bare name, again in schema `evil`; to call it is an error. */
+const traps = `
+CREATE SCHEMA evil; CREATE TYPE evil.text AS (x int); CREATE TYPE evil.int8 AS (x int); CREATE TYPE evil.regclass AS (x int);
+DO $$
+DECLARE
+  o record;
+  types regtype[] := '{text,int8,int4,int2,bool,float8,numeric,timestamptz,anyarray,record}';
+BEGIN
+  FOR o IN SELECT oid, oprname, oprleft::regtype AS l, oprright::regtype AS r, oprresult::regtype AS result FROM pg_operator
+            WHERE oprnamespace = 'pg_catalog'::regnamespace AND oprleft = ANY (types) AND oprright = ANY (types)
+              AND oprresult <> 'anyarray'::regtype LOOP
+    EXECUTE format('CREATE FUNCTION evil.trap_%s(a pg_catalog.%s, b pg_catalog.%s) RETURNS pg_catalog.%s LANGUAGE plpgsql AS %L',
+      o.oid, (SELECT typname FROM pg_type WHERE oid = o.l), (SELECT typname FROM pg_type WHERE oid = o.r),
+      (SELECT typname FROM pg_type WHERE oid = o.result),
+      format('BEGIN RAISE EXCEPTION USING MESSAGE = %L; END', o.oprname || ' of the writer was called'));
+    EXECUTE format('CREATE OPERATOR evil.%s (LEFTARG = pg_catalog.%s, RIGHTARG = pg_catalog.%s, FUNCTION = evil.trap_%s)', o.oprname,
+      (SELECT typname FROM pg_type WHERE oid = o.l), (SELECT typname FROM pg_type WHERE oid = o.r), o.oid);
+  END LOOP;
+  FOR o IN SELECT proname, pg_get_function_identity_arguments(oid) AS args, prorettype::regtype AS result FROM pg_proc
+            WHERE pronamespace = 'pg_catalog'::regnamespace
+              AND proname IN ('set_config', 'current_setting', 'nextval', 'pg_sequence_last_value', 'clock_timestamp') LOOP
+    EXECUTE format('CREATE FUNCTION evil.%I(%s) RETURNS %s LANGUAGE plpgsql AS %L', o.proname, o.args, o.result,
+      format('BEGIN RAISE EXCEPTION USING MESSAGE = %L; END', o.proname || ' of the writer was called'));
+  END LOOP;
+END $$;
+SET search_path = evil, pg_catalog`;
+
+test("no operator, type or function of the writer's search_path becomes part of stamping", async () => {
+  await using db = await createDatabase();
+  await db.query("CREATE TABLE t (id text, n bigint, home text, PRIMARY KEY (id, n))");
+  await install(db, { tables: [owned("public.t", "home")] });
+  await db.query("INSERT INTO t VALUES ('known', 1, 'moldova'); DELETE FROM t");
+  await db.query(traps);
+  await expect(db.query("SELECT 1::bigint = 1::bigint")).rejects.toThrow("= of the writer was called");
+  await expect(db.query("SELECT clock_timestamp()")).rejects.toThrow(
+    "clock_timestamp of the writer was called",
+  );
+  await db.query(`INSERT INTO public.t VALUES ('known', 1, 'moldova'), ('b', 2, 'argentina'), ('c', 3, NULL);
+    UPDATE public.t SET home = 'moldova'; UPDATE public.t SET home = NULL;
+    UPDATE public.t SET id = 'd', n = 7 WHERE n OPERATOR(pg_catalog.=) 2;
+    INSERT INTO public.t VALUES ('c', 3, 'moldova') ON CONFLICT (id, n) DO UPDATE SET home = excluded.home;
+    DELETE FROM public.t WHERE n OPERATOR(pg_catalog.=) 3; INSERT INTO public.t VALUES ('c', 3, 'x');
+    TRUNCATE public.t; RESET search_path`);
+  const dead = [...(await tombstones(db, "public.t", ["id", "n"])).keys()];
+  expect(dead.sort((a, b) => a.localeCompare(b))).toEqual(["b,2", "c,3", "d,7", "known,1"]);
+});
+
 test("deletes by ON DELETE CASCADE leave tombstones; SET NULL stamps", async () => {
   await using db = await createDatabase();
   await db.query(`CREATE TABLE parent (id int PRIMARY KEY);

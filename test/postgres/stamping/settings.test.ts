@@ -1,4 +1,8 @@
+import * as fc from "fast-check";
 import { expect, test } from "vitest";
+import { MAX_CLOCK_MICROS, MAX_MICROS, nextVersion, pack } from "../../../conflict/version.ts";
+import { version } from "../../conflict/arbitraries.ts";
+import { runs } from "../../conflict/runs.ts";
 import { createDatabase } from "../../support/database.ts";
 import { install, owned, states, tombstones } from "../install/installed.ts";
 
@@ -77,4 +81,49 @@ test("a row that moves between partitions is stamped above itself and above what
   for (const state of [...after.values(), ...dead.values()]) expect(state.version).toBeGreaterThan(ahead);
   expect(after.get("12")?.version).toBeGreaterThan(before.get("2")?.version ?? 0n);
   expect(after.get("20")?.version).toBeLessThan(further);
+});
+
+test.each([18, 16] as const)("coregent.stamp is the pure rule, on PostgreSQL %i", async (major) => {
+  await using db = await createDatabase({ version: major });
+  await install(db);
+  // A clock that stands still: beyond either end.
+  const clocks = [
+    { offset: "9999999999999999", clockMicros: MAX_CLOCK_MICROS },
+    { offset: "-9999999999999999", clockMicros: 0n },
+  ];
+  const lower = fc.oneof(fc.constant(0n), version);
+  await fc.assert(
+    fc.asyncProperty(fc.constantFrom(...clocks), lower, lower, async (clock, replaced, above) => {
+      const highest = replaced > above ? replaced : above;
+      fc.pre(highest >> 10n < MAX_MICROS);
+      const [row] = await db.query<{ v: string }>(
+        `WITH s AS MATERIALIZED (SELECT set_config('coregent.clock_offset_us', $1, true),
+                                        set_config('coregent.stamp_above', $2, true))
+         SELECT coregent.stamp($3) AS v FROM s`,
+        [clock.offset, above === 0n ? "" : String(above), String(replaced)],
+      );
+      expect(BigInt(row?.v ?? 0)).toBe(
+        nextVersion({ clockMicros: clock.clockMicros, region: 3, replaced: highest }),
+      );
+    }),
+    runs(200),
+  );
+  await expect(db.query("SELECT coregent.stamp($1)", [String(pack(MAX_MICROS, 1))])).rejects.toMatchObject({
+    code: "22003",
+  });
+});
+
+test("without settings a stamp is the server's clock, to the microsecond", async () => {
+  await using db = await createDatabase();
+  await install(db);
+  for (const settings of ["", "SET coregent.stamp_above = ''", "SET coregent.clock_offset_us = 'x'"]) {
+    await db.query(settings);
+    const [row] = await db.query<{ ok: boolean }>(
+      `SELECT bool_and(stamped - (extract(epoch FROM began) * 1000000)::bigint BETWEEN 0 AND 60000000
+                   AND stamped <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS ok
+         FROM (SELECT clock_timestamp() AS began, coregent.stamp(0) >> 10 AS stamped
+                 FROM generate_series(1, 1000) OFFSET 0) s`,
+    );
+    expect(row?.ok).toBe(true);
+  }
 });
