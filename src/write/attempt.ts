@@ -7,7 +7,8 @@ import type { Master } from "./master.ts";
 import type { Masters } from "./masters.ts";
 import { answerOf, doOnce, insertsUnderFixedKeysOnly, type Once, refuse } from "./once.ts";
 import { highestVersion } from "./operation.ts";
-import { sessionAfter } from "./position.ts";
+import { type Position, sessionAfter } from "./position.ts";
+import { positionOf } from "./read.ts";
 import { runOperations } from "./run-operations.ts";
 import { SessionTokenFormat, stampAbove } from "./session-token.ts";
 import { problemOf } from "./sql-problems.ts";
@@ -117,6 +118,7 @@ export class Attempt {
     const down = others.filter(({ health }) => health.health === "down");
     return {
       takeover: this.#verdict.takeover,
+      here: this.#master,
       peers: others
         .filter((each) => !down.includes(each))
         .map((each) => ({ region: each.region.id, database: each })),
@@ -126,11 +128,7 @@ export class Attempt {
     };
   }
 
-  #sessionAfter(
-    position: Parameters<typeof sessionAfter>[0]["position"],
-    kind: "read" | "write",
-    version: bigint,
-  ): WriteOutcome["session"] {
+  #sessionAfter(position: Position, kind: "read" | "write", version: bigint): WriteOutcome["session"] {
     const { session } = this.#request;
     return sessionAfter({ session, position, kind, version }, this.#parts.masters.positions.knowledge);
   }
@@ -140,15 +138,14 @@ export class Attempt {
     const { masters } = this.#parts;
     const { takeover, results } = record === null ? { takeover: false, results: [] } : answerOf(record);
     const writer = masters.all.find(({ region }) => region.id === record?.region);
-    const position = await masters.positions.of(this.#master.region.id)?.now();
+    const position = await positionOf(masters.positions, this.#master);
     const version = highestVersion(results);
     const outcome = {
       region: writer?.name ?? this.#master.name,
       takeover,
       results,
       version,
-      session:
-        position === undefined ? { positions: [], version } : this.#sessionAfter(position, "read", version),
+      session: this.#sessionAfter(position, "read", version),
       replayed: true,
       onceOnly: true,
     };

@@ -1,6 +1,6 @@
-import type { ClientBase, QueryResult } from "pg";
+import type { ClientBase } from "pg";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
-import { parsePosition, positionExpression, type Position } from "./position.ts";
+import { readPosition, type Position } from "./position.ts";
 
 /** The connection broke, or the server gave up, at a moment when the commit may have been done. Only the record tells. */
 export class OutcomeUnknown extends Error {
@@ -19,23 +19,35 @@ export class NotCommitted extends Error {
 const unknownClasses = new Set(["08", "53", "54", "57", "58", "F0", "XX"]);
 
 /**
- * Commits, and reads where that has brought the master, in one round trip.
- * @throws OutcomeUnknown, NotCommitted, or what made PostgreSQL refuse the commit
+ * Commits. @throws OutcomeUnknown, NotCommitted, or what made PostgreSQL refuse the commit
+ */
+export const commit = async (client: ClientBase): Promise<void> => {
+  const { command } = await client.query("COMMIT").catch((error: unknown) => {
+    throw isAnswer(error) ? error : new OutcomeUnknown(inDoubt, { cause: error });
+  });
+  if (command !== "COMMIT") throw new NotCommitted(`the server answered ${command} to COMMIT`);
+};
+
+/**
+ * Commits, and reads where that has brought the master; in one round trip where the client sends statements without waiting
+ * (`pipeline`).
+ * @throws as `commit`; OutcomeUnknown also if the position is not answered
  */
 export const commitWithPosition = async (client: ClientBase): Promise<Position> => {
-  const answers = await client
-    .query(`COMMIT; SELECT ${positionExpression} AS position`)
-    .catch((error: unknown) => {
-      const state = sqlStateOf(error);
-      if (state === null || unknownClasses.has(state.slice(0, 2)) || state === "40003") {
-        throw new OutcomeUnknown("whether the transaction was committed is not known", { cause: error });
-      }
-      throw error;
-    });
-  // Of several statements pg gives several results; its types say one.
-  const [committed, read] = answers as unknown as QueryResult<{ position: unknown }>[];
-  if (committed?.command !== "COMMIT") {
-    throw new NotCommitted(`the server answered ${committed?.command} to COMMIT`);
-  }
-  return parsePosition(read?.rows[0]?.position);
+  const committing = commit(client);
+  // Prepared: planning it takes longer than most transactions.
+  const reading = readPosition(client);
+  reading.catch(() => undefined);
+  await committing;
+  return reading.catch((error: unknown) => {
+    throw new OutcomeUnknown(inDoubt, { cause: error });
+  });
+};
+
+const inDoubt = "whether the transaction was committed is not known";
+
+/** PostgreSQL's word on what the transaction did, and not of a connection that ends. */
+const isAnswer = (error: unknown): boolean => {
+  const state = sqlStateOf(error);
+  return state !== null && !unknownClasses.has(state.slice(0, 2)) && state !== "40003";
 };

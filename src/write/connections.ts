@@ -220,6 +220,17 @@ const busy = (region: string, why: string): Problem =>
 const socketOf = (client: Client): Socket =>
   (client as unknown as { connection: { stream: Socket } }).connection.stream;
 
+/** What is sent at once goes in one piece: each piece more wakes the server's process once more. */
+export const together = <T>(client: Client, send: () => T): T => {
+  const socket = socketOf(client);
+  socket.cork();
+  try {
+    return send();
+  } finally {
+    socket.uncork();
+  }
+};
+
 /** `end()` waits for the server, and behind a line that is cut that is for ever. */
 export const destroy = (client: Client): void => {
   socketOf(client).destroy();

@@ -129,8 +129,12 @@ export class Master implements Database {
     this.#load = withLatency(this.#load, latencyMs, this.#options.settings());
   }
 
-  /** One statement in a session of the shared ones, within the bounds for waiting. */
+  /**
+   * One short question of ours, in the session for probes, which no request holds; if it is not there, in one of the shared
+   * sessions, within the bounds for waiting.
+   */
   async query<R extends QueryResultRow>(config: QueryConfig): Promise<QueryResult<R>> {
+    if (this.#session !== null) return this.#session.query<R>(config);
     return this.session((client) => client.query<R>(config), AbortSignal.timeout(this.#patienceMs));
   }
 
@@ -302,6 +306,7 @@ export class Master implements Database {
   async #probeSession(signal: AbortSignal): Promise<Client> {
     this.#session ??= await connect(this.region.postgres.reveal(), {
       applicationName: `coregent probe ${this.name}`,
+      pipeline: true,
       connectTimeoutMs: connectTimeoutMs(this.#options.settings().probeTimeoutMs),
       line: this.#options.line,
       signal,

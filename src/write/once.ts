@@ -10,9 +10,11 @@ import {
   type IdempotencyRecord,
   isOnceOnly,
   keepAnswer,
+  lookUpKey,
   type Peer,
 } from "./idempotency.ts";
 import { type Operation, type OperationResult, resultsFromJson, resultsToJson } from "./operation.ts";
+import type { Database } from "./position.ts";
 import type { Catalog } from "./catalog.ts";
 
 /** What a request with an idempotency key came to at one master. */
@@ -32,6 +34,8 @@ export interface OnceRequest {
   /** What the answer tells besides the results. */
   readonly takeover: boolean;
   readonly insertsUnderFixedKeysOnly: boolean;
+  /** This master, on another session. */
+  readonly here: Database;
   /** The other masters: those that may be asked, and the ids of those that are known to be down. */
   readonly peers: readonly Peer[];
   readonly unreachable: readonly number[];
@@ -50,7 +54,16 @@ export const doOnce = async (client: ClientBase, request: OnceRequest): Promise<
   if (here !== null) return { kind: "replayed", record: here };
   // From now on whoever asks this master finds the key held: of two regions that begin at once, one sees the other.
   const asking = askPeers(request.peers, id, { clock, timeoutMs });
-  const results = await request.work();
+  let results: readonly OperationResult[];
+  try {
+    results = await request.work();
+  } catch (error) {
+    // A peer that did it meanwhile has sent the rows, which are now in the way.
+    const said = [(await asking).claim, await lookUpKey(request.here, id).catch(() => null)];
+    const record = said.find((claim) => claim?.kind === "replayed")?.record;
+    if (record === undefined) throw error;
+    return { kind: "replayed", record };
+  }
   const said = await asking;
   const elsewhere = refuse(said.claim);
   if (elsewhere !== null) return { kind: "replayed", record: elsewhere };

@@ -86,11 +86,29 @@ const rowsOf = (
   }
 };
 
+const names = new WeakMap<CatalogTable, string>();
+let named = 0;
+
+/** Of the prepared statement: another one for each catalog that was read, since the table may have changed. */
+const lookUpName = (table: CatalogTable): string => {
+  let name = names.get(table);
+  if (name === undefined) {
+    named += 1;
+    name = `coregent owner ${named}`;
+    names.set(table, name);
+  }
+  return name;
+};
+
 const lookUp = async (client: ClientBase, wanted: readonly Wanted[]): Promise<(string | null)[]> => {
   const answers = await Promise.allSettled(
     wanted.map(async ({ table, key }) => {
       const statement = ownerStatement(table, key);
-      return client.query<{ owner: string | null }>(statement.text, [...statement.values]);
+      return client.query<{ owner: string | null }>({
+        name: lookUpName(table),
+        text: statement.text,
+        values: [...statement.values],
+      });
     }),
   );
   return answers.map((answer, at) => {

@@ -1,8 +1,8 @@
-import type { Client } from "pg";
 import { Problem } from "../problems.ts";
+import { together } from "./connections.ts";
 import type { Master } from "./master.ts";
 import { highestVersion, type OperationResult } from "./operation.ts";
-import { parsePosition, type Position, positionExpression, sessionAfter } from "./position.ts";
+import { type Position, readPosition, sessionAfter } from "./position.ts";
 import { type MasterPosition, type Positions, TooManyWaiting } from "./positions.ts";
 import { runOperations } from "./run-operations.ts";
 import { problemOf } from "./sql-problems.ts";
@@ -68,11 +68,12 @@ const readAt = async (
   const attempt = async () => {
     const catalog = await master.catalog.get();
     return master.session(async (client) => {
-      const results = runOperations(client, catalog, operations);
-      // Sent behind the first statement without waiting; of one read it is all in one round trip.
-      return Promise.all([results, operations.length === 1 ? askPosition(client) : null]).then(
-        async ([read, position]) => [read, position ?? (await askPosition(client))] as const,
-      );
+      // Of one read, it is all in one round trip.
+      if (operations.length === 1) {
+        const send = () => [runOperations(client, catalog, operations), readPosition(client)] as const;
+        return Promise.all(together(client, send));
+      }
+      return [await runOperations(client, catalog, operations), await readPosition(client)] as const;
     }, signal);
   };
   const [results, position] = await attempt().catch((error: unknown) => {
@@ -87,10 +88,6 @@ const readAt = async (
   };
 };
 
-const askPosition = async (client: Client): Promise<Position> => {
-  const { rows } = await client.query<{ position: unknown }>({
-    name: "coregent position",
-    text: `SELECT ${positionExpression} AS position`,
-  });
-  return parsePosition(rows[0]?.position);
-};
+/** A master's position at some moment after the call. Callers share the question. */
+export const positionOf = (positions: Positions, master: Master): Promise<Position> =>
+  positions.of(master.region.id)?.now() ?? readPosition(master);

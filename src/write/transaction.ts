@@ -2,7 +2,7 @@ import type { Client } from "pg";
 import type { Clock } from "../clock.ts";
 import { Problem } from "../problems.ts";
 import { commitWithPosition, OutcomeUnknown } from "./commit.ts";
-import type { Lease } from "./connections.ts";
+import { type Lease, together } from "./connections.ts";
 import { KeyTaken } from "./idempotency.ts";
 import type { Master } from "./master.ts";
 import type { Position } from "./position.ts";
@@ -53,10 +53,10 @@ export const runTransaction = async <T>(
       await lease.client.query(beginText(settings));
       if (lease.warm) master.observeLatency(clock.monotonic() - askedMs);
     };
-    const begun = begin();
-    // Not awaited: the first statement follows it on the wire. Where BEGIN fails, so does that.
+    // Not awaited: the first statement goes with it. Where BEGIN fails, so does that.
+    const [begun, working] = together(lease.client, () => [begin(), work(lease.client)]);
     begun.catch(() => undefined);
-    const result = await work(lease.client);
+    const result = await working;
     await begun;
     signal.throwIfAborted();
     if (!commits(result)) {
@@ -64,7 +64,7 @@ export const runTransaction = async <T>(
       return { result, position: null };
     }
     signal.removeEventListener("abort", giveUp);
-    const position = await commitWithPosition(lease.client);
+    const position = await together(lease.client, () => commitWithPosition(lease.client));
     lease.giveBack();
     return { result, position };
   } catch (error) {

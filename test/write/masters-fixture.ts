@@ -13,7 +13,7 @@ import { eventually } from "../support/database.ts";
 /** Quick enough that a test sees them pass. */
 export const quick: Partial<WriterSettings> = {
   probeMs: 50,
-  probeTimeoutMs: 300,
+  probeTimeoutMs: 500,
   failuresToDown: 2,
   successesToUp: 2,
   calmMs: 100,
@@ -101,9 +101,10 @@ export class WritingRegions implements AsyncDisposable {
   ): Promise<{ writer: RegionalWriter; masters: Masters; routed: RegionVerdict[] }> {
     const masters = this.masters(here, options);
     const routed: RegionVerdict[] = [];
+    const topology = this.topology(options.settings);
     const writer = new RegionalWriter({
       masters,
-      topology: () => this.topology(options.settings),
+      topology: () => topology,
       clock: systemClock(),
       random: () => 0.5,
       events: { routed: (verdict) => routed.push(verdict), failedOver: () => undefined },

@@ -163,15 +163,15 @@ describe("an owner that falls away", () => {
 
 describe("a master with too much to do", () => {
   test("is passed over for the backup without its authority, and comes back", async () => {
-    const { writer, masters } = await all.writer("a", { settings: { maxInFlight: 1, maxQueue: 2 } });
+    const { writer, masters } = await all.writer("a", { settings: { maxInFlight: 1, maxQueue: 4 } });
     await owned(writer, "l1", "b");
     await writer.write(request([update("note", "l1", "warm")]));
     const b = masters.find("b");
     if (b === undefined) throw new Error("there is no master of b");
-    const busy = [1, 2].map(() =>
-      b.session((client) => client.query("SELECT pg_sleep(0.7)"), AbortSignal.timeout(10_000)),
+    const busy = [1, 2, 3].map(() =>
+      b.session((client) => client.query("SELECT pg_sleep(0.6)"), AbortSignal.timeout(10_000)),
     );
-    await eventually(() => b.connections.queued === 1);
+    await eventually(() => b.connections.queued === 2);
     const backup = await writer.write(request([update("note", "l1", "backup")]));
     expect(backup).toMatchObject({ region: "a", takeover: false });
     const [row] = await all.regions
@@ -218,7 +218,7 @@ const slowCommits = async (): Promise<
     committing: async (count = 1) => {
       await eventually(async () => {
         const rows = await db.query(
-          `SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COMMIT;%' AND state = 'active'`,
+          `SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COMMIT%' AND state = 'active'`,
         );
         return rows.length === count;
       });
