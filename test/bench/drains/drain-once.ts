@@ -68,12 +68,13 @@ export const drainOnce = async (
   const atSource = await connect(source.url(database));
   const atTarget = await connect(target.url(consumer.targetDatabase));
   const measuring = [await backendOf(atSource), await backendOf(atTarget)];
-  const cpuNow = (): CpuUse => ({
+  const servers = (): Omit<CpuUse, "agent"> => ({
     source: cpuOfServer(source.pid, measuring),
-    agent: cpuOfProcess(consumer.pid()),
     target: cpuOfServer(target.pid, measuring),
   });
   try {
+    // The servers are idle until they are asked; a process that starts is not.
+    const serversBefore = servers();
     const enabledAt = performance.now();
     await consumer.start();
     await until("the consumer has taken the slot", () => slotTaken(atSource, consumer.slot), {
@@ -81,14 +82,14 @@ export const drainOnce = async (
       timeoutMs: 60_000,
     });
     const startedAt = performance.now();
-    const before = cpuNow();
+    const before = { ...serversBefore, agent: cpuOfProcess(consumer.pid()) };
     await until("the backlog is at the target", () => hasBacklog(atTarget), { timeoutMs: maxDrainMs });
     const endedAt = performance.now();
     const pid = consumer.pid();
     return {
       seconds: (endedAt - startedAt) / 1000,
       startUpSeconds: (startedAt - enabledAt) / 1000,
-      cpu: cpuSpent(before, cpuNow()),
+      cpu: cpuSpent(before, { ...servers(), agent: cpuOfProcess(pid) }),
       peakMiB: pid === null ? null : memoryOf(pid).peakMiB,
       content: await contentOf(target, consumer.targetDatabase, tables),
     };
