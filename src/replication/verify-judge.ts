@@ -1,3 +1,4 @@
+import { regionOf } from "../../conflict/version.ts";
 import type { DifferenceKind, HeldState } from "./verify-report.ts";
 import { isHigher, type Bucket, type Progress } from "./verify-region.ts";
 
@@ -132,11 +133,14 @@ export const differingHashes = (regions: readonly ReadonlyMap<string, bigint>[],
   return [...found];
 };
 
+/** By region name: how far each has merged the others' streams. */
+export type Merged = ReadonlyMap<
+  string,
+  { readonly id: number; readonly progress: ReadonlyMap<number, Progress> }
+>;
+
 /** Regions which have not merged yet what a peer had written when `marks` were taken. */
-export const laggingRegions = (
-  marks: ReadonlyMap<number, Progress>,
-  merged: ReadonlyMap<string, { readonly id: number; readonly progress: ReadonlyMap<number, Progress> }>,
-): Set<string> => {
+export const laggingRegions = (marks: ReadonlyMap<number, Progress>, merged: Merged): Set<string> => {
   const lagging = new Set<string>();
   for (const [name, { id, progress }] of merged) {
     for (const [origin, mark] of marks) {
@@ -148,3 +152,19 @@ export const laggingRegions = (
   }
   return lagging;
 };
+
+/** Whether every region is known to have merged all that every other had written when `marks` were taken. */
+export const allArrived = (marks: ReadonlyMap<number, Progress>, merged: Merged): boolean =>
+  [...merged.values()].every(({ id, progress }) =>
+    [...marks].every(([origin, mark]) => {
+      const reached = progress.get(origin);
+      return (
+        origin === id ||
+        (reached !== undefined && reached.incarnation === mark.incarnation && reached.lsn >= mark.lsn)
+      );
+    }),
+  );
+
+/** Whether the highest state was written by one of these regions: else it may still come from the one that wrote it. */
+export const writtenBy = (reading: Reading, regions: ReadonlySet<number>): boolean =>
+  regions.has(regionOf(joined(reading)?.version ?? 0n));

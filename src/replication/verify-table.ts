@@ -2,11 +2,14 @@ import type { Clock } from "../clock.ts";
 import type { ReplicatedTable } from "../postgres/table.ts";
 import {
   agrees,
+  allArrived,
   differingBuckets,
   differingHashes,
   groupBuckets,
   judge,
   laggingRegions,
+  writtenBy,
+  type Merged,
   type Reading,
 } from "./verify-judge.ts";
 import type { Progress, RegionReader, TableScan } from "./verify-region.ts";
@@ -140,6 +143,9 @@ export interface Settled {
   readonly differences: readonly Difference[];
 }
 
+/** No waiting mends these. */
+const settledKinds: ReadonlySet<DifferenceKind> = new Set(["content", "quarantined"]);
+
 export interface SettleOptions {
   readonly clock: Clock;
   /** On the clock's monotonic time. */
@@ -150,7 +156,13 @@ export interface SettleOptions {
   readonly all: readonly RegionReader[];
 }
 
-/** Reads the suspects again and again until they are settled or the time is over, and judges what is left. */
+/** Once all has arrived, a region may still have rows to sweep that met their tombstones just then. */
+const sweepGraceMs = 1_000;
+
+/**
+ * Reads the suspects again and again until they are settled, or all that may have been on its way has arrived, or the
+ * time is over; and judges what is left.
+ */
 export const settle = async (
   table: ComparedTable,
   suspects: readonly string[],
@@ -165,6 +177,8 @@ export const settle = async (
   );
   let last = first;
   let lagging = new Set<string>();
+  let arrivedMs: number | null = null;
+  const ids = new Set(options.all.map((reader) => reader.region.id));
   const open = new Map<string, DifferenceKind>();
   for (let waitMs = 50; ; waitMs = Math.min(500, waitMs * 2)) {
     open.clear();
@@ -172,13 +186,23 @@ export const settle = async (
       const kind = judge({ first: first.get(key) ?? reading, last: reading, lagging, resyncing });
       if (kind !== null) open.set(key, kind);
     }
-    const waiting = [...open.values()].some((kind) => kind !== "content" && kind !== "quarantined");
-    const over = clock.monotonic() >= deadline;
+    const waiting = [...open.values()].some((kind) => !settledKinds.has(kind));
+    // What has not come by now, and was written by regions whose writes have all come, does not come.
+    const over =
+      clock.monotonic() >= deadline ||
+      (arrivedMs !== null &&
+        clock.monotonic() >= arrivedMs + sweepGraceMs &&
+        [...open].every(
+          ([key, kind]) => settledKinds.has(kind) || (kind === "states" && writtenBy(last.get(key)!, ids)),
+        ));
     if (over && lagging.size === 0 && waiting) {
-      lagging = await whoLags(options.all, marks);
+      lagging = laggingRegions(marks, await readMerged(options.all));
       if (lagging.size > 0) continue;
     }
     if (!waiting || over) break;
+    if (arrivedMs === null && allArrived(marks, await readMerged(options.all))) {
+      arrivedMs = clock.monotonic();
+    }
     await clock.sleep(Math.min(waitMs, Math.max(1, deadline - clock.monotonic())), signal);
     last = await readKeys(table, [...open.keys()]);
   }
@@ -193,18 +217,12 @@ export const settle = async (
   };
 };
 
-const whoLags = async (
-  readers: readonly RegionReader[],
-  marks: ReadonlyMap<number, Progress>,
-): Promise<Set<string>> =>
-  laggingRegions(
-    marks,
-    new Map(
-      await Promise.all(
-        readers.map(
-          async (reader) =>
-            [reader.region.name, { id: reader.region.id, progress: await reader.progress() }] as const,
-        ),
+const readMerged = async (readers: readonly RegionReader[]): Promise<Merged> =>
+  new Map(
+    await Promise.all(
+      readers.map(
+        async (reader) =>
+          [reader.region.name, { id: reader.region.id, progress: await reader.progress() }] as const,
       ),
     ),
   );

@@ -240,6 +240,58 @@ describe("what is on its way", () => {
   });
 });
 
+describe("what cannot be on its way", () => {
+  const arrived = async (): Promise<void> => {
+    const locals = await Promise.all(
+      [0, 1, 2].map((at) =>
+        regions.at(at).query<{ incarnation: string }>("SELECT incarnation FROM coregent.local"),
+      ),
+    );
+    for (const [origin, [local]] of locals.entries()) {
+      for (const at of [0, 1, 2].filter((each) => each !== origin)) {
+        await regions
+          .at(at)
+          .query("INSERT INTO coregent.progress (origin, incarnation, lsn) VALUES ($1, $2, 'FFFFFFF/0')", [
+            origin + 1,
+            local?.incarnation,
+          ]);
+      }
+    }
+  };
+  const forEver = 3_600_000;
+
+  test("a difference is told without waiting where all links are past what was written", async () => {
+    await regions.merged(items(1, 5));
+    await regions.merged(`DELETE FROM item WHERE id = '${id(1)}'`, 1);
+    await arrived();
+    const report = await verify({ waitMs: forEver });
+    expect(report.verdict).toBe("diverged");
+    expect(Object.values(differences(report))).toEqual(["states"]);
+  });
+
+  test("but not of what a region wrote that is not compared: it may come from there", async () => {
+    await regions.merged(items(1, 5));
+    await regions.merged(`UPDATE item SET cg_version = ${v(100_000, 9)} WHERE id = '${id(1)}'`, 1);
+    await arrived();
+    const verifying = verify({ waitMs: forEver });
+    await systemClock().sleep(2_500);
+    await regions.merged(`UPDATE item SET cg_version = ${v(100_000, 9)} WHERE id = '${id(1)}'`);
+    expect((await verifying).verdict).toBe("equal");
+  });
+
+  test("nor of what changes while it is looked at", async () => {
+    await regions.merged(items(1, 5));
+    await regions.merged(`UPDATE item SET cg_version = ${v(100, 1)} WHERE id = '${id(1)}'`, 0);
+    await arrived();
+    const verifying = verify({ waitMs: forEver });
+    await systemClock().sleep(500);
+    await regions.merged(`UPDATE item SET cg_version = ${v(200, 1)} WHERE id = '${id(1)}'`, 0);
+    await systemClock().sleep(2_000);
+    await regions.merged(`UPDATE item SET cg_version = ${v(200, 1)} WHERE id = '${id(1)}'`);
+    expect((await verifying).verdict).toBe("equal");
+  });
+});
+
 describe("what is degraded", () => {
   test("a row quarantined in one region counts as held", async () => {
     await regions.merged(items(1, 5));
