@@ -53,7 +53,7 @@ export const registerVerify: RegisterCommand = (program, context) => {
     .description("prove that all regions hold the same, or show where they do not; changes nothing")
     .option("-t, --table <schema.table>", "this table only; may be repeated", collect)
     .option("--deep", "compare the content of the rows too, not their versions alone", false)
-    .option("--wait <seconds>", "how long changes that are on their way are waited for", nonNegative, 10)
+    .option("--wait <seconds>", "how long changes that are on their way are waited for", nonNegative, 12)
     .option("--limit <n>", "differing keys shown of each table", nonNegative, 20)
     .addHelpText(
       "after",

@@ -22,7 +22,7 @@ export interface VerifyOptions {
   readonly tables?: readonly string[];
   /** Compares the content of rows too, not their versions alone. */
   readonly deep?: boolean;
-  /** How long differences that may be in flight are waited for; default 10 s. */
+  /** How long differences that may be in flight are waited for; default 12 s: a quiet link records its position every 10 s. */
   readonly waitMs?: number;
   /** Differences and orphans shown of each table; default 20. */
   readonly limit?: number;
@@ -190,7 +190,7 @@ const compareOne = async (
   options: Options & { readonly resyncingIn: readonly string[]; readonly readers: readonly RegionReader[] },
 ): Promise<TableReport> => {
   const { clock } = options;
-  const deadline = clock.monotonic() + (options.waitMs ?? 10_000);
+  const deadline = clock.monotonic() + (options.waitMs ?? 12_000);
   let scans = firstScans;
   let settledBefore = 0;
   for (;;) {
