@@ -1,6 +1,7 @@
+import helmet from "@fastify/helmet";
 import swagger from "@fastify/swagger";
 import swaggerUi from "@fastify/swagger-ui";
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifyReply } from "fastify";
 import { Problem } from "../problems.ts";
 import { version } from "../version.ts";
 import { parseJson } from "../write/exact-json.ts";
@@ -37,26 +38,48 @@ const takeExactJson = (app: FastifyInstance): void => {
   });
 };
 
-/** Requests and their bodies beyond what can be held are refused before their bodies are read. */
+/**
+ * Requests and their bodies beyond what can be held are refused before their bodies are read; so are lists, before they are
+ * sent to clients that read slowly.
+ */
 const boundWork = (app: FastifyInstance, bounds: ApiBounds): void => {
   let requests = 0;
   let bytes = 0;
+  const reserve = (reply: FastifyReply, length: number): void => {
+    bytes += length;
+    reply.raw.once("close", () => {
+      bytes -= length;
+    });
+  };
   app.addHook("onRequest", (request, reply, done) => {
     const length = Number(request.headers["content-length"] ?? (hasBody(request.headers) ? Infinity : 0));
     const reserved = Math.min(Number.isNaN(length) ? Infinity : length, bounds.maxBodyBytes);
     if (requests >= bounds.maxRequestsUnderWay || bytes + reserved > bounds.maxBodyBytesUnderWay) {
-      done(new Problem("overloaded", "this endpoint has too many requests under way"));
+      done(tooMuch());
       return;
     }
     requests += 1;
-    bytes += reserved;
     reply.raw.once("close", () => {
       requests -= 1;
-      bytes -= reserved;
     });
+    reserve(reply, reserved);
     done();
   });
+  app.addHook("onSend", (request, reply, payload, done) => {
+    const length = typeof payload === "string" ? payload.length : 0;
+    // Of a write the answer is sent in any case: it was done.
+    const refusable = request.method === "GET" && reply.statusCode === 200 && length > smallAnswer;
+    if (refusable && bytes + length > bounds.maxBodyBytesUnderWay) {
+      done(tooMuch());
+      return;
+    }
+    reserve(reply, length);
+    done(null, payload);
+  });
 };
+
+const smallAnswer = 16 * 1024;
+const tooMuch = (): Problem => new Problem("overloaded", "this endpoint has too much under way");
 
 const hasBody = (headers: Readonly<Record<string, unknown>>): boolean =>
   headers["transfer-encoding"] !== undefined;
@@ -80,6 +103,10 @@ export const registerDescription = async (app: FastifyInstance): Promise<void> =
       ],
     },
   });
-  await app.register(swaggerUi, { routePrefix: "/docs", staticCSP: true });
+  await app.register(async (pages) => {
+    // What the pages may load says the page's own policy.
+    await pages.register(helmet, { contentSecurityPolicy: false });
+    await pages.register(swaggerUi, { routePrefix: "/docs", staticCSP: true });
+  });
   app.get("/openapi.json", { schema: { hide: true } }, () => app.swagger());
 };

@@ -1,4 +1,3 @@
-import helmet from "@fastify/helmet";
 import rateLimit from "@fastify/rate-limit";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { EndpointSettings } from "../../regions/endpoint-settings.ts";
@@ -17,6 +16,13 @@ const open = [
   /^\/docs(?:\/|$)/,
 ];
 
+const noRateHeaders = {
+  "x-ratelimit-limit": false,
+  "x-ratelimit-remaining": false,
+  "x-ratelimit-reset": false,
+  "retry-after": false,
+};
+
 const pathOf = ({ url }: FastifyRequest): string => url.split("?", 1)[0] ?? "";
 
 /**
@@ -28,8 +34,6 @@ export const registerSecurity = async (
   settings: () => EndpointSettings,
 ): Promise<void> => {
   const authenticator = createAuthenticator(settings);
-  // /docs brings a policy of its own for what its pages load.
-  await app.register(helmet, { contentSecurityPolicy: false });
   app.addHook("onRequest", async (request: Identified) => {
     const path = pathOf(request);
     if (open.some((pattern) => pattern.test(path))) {
@@ -43,6 +47,9 @@ export const registerSecurity = async (
     timeWindow: 1_000,
     max: () => settings().requestsPerSecond,
     cache: 10_000,
+    // `Retry-After` is enough for those who are refused.
+    addHeaders: noRateHeaders,
+    addHeadersOnExceeding: noRateHeaders,
     keyGenerator: (request: Identified) => {
       const identity = request[identityKey];
       return identity === undefined || identity.name === "anyone" ? request.ip : identity.name;

@@ -2,7 +2,7 @@ import type { AddressInfo } from "node:net";
 import { Pool } from "pg";
 import { Registry } from "prom-client";
 import { allowAll, type ApiBounds, type ApiParts, usualBounds } from "../../src/http/api-parts.ts";
-import { createAgentServer, type ServerBounds } from "../../src/http/server.ts";
+import { type AgentServerOptions, createAgentServer, type ServerBounds } from "../../src/http/server.ts";
 import { pinnedSettings } from "../../src/postgres/client.ts";
 import type { Problem } from "../../src/problems.ts";
 import { CatalogCache, readCatalog } from "../../src/write/catalog.ts";
@@ -69,6 +69,7 @@ export interface ApiOptions {
   readonly bounds?: Partial<ApiBounds>;
   readonly serverBounds?: Partial<ServerBounds>;
   readonly parts?: Partial<ApiParts>;
+  readonly server?: Partial<AgentServerOptions>;
 }
 
 /** The real server on loopback, before a real master. */
@@ -163,6 +164,7 @@ export const createApi = async (schema: string, options: ApiOptions = {}): Promi
       ...options.parts,
     },
     onInternal: (problem) => internal.push(problem),
+    ...options.server,
     ...(options.serverBounds === undefined ? {} : { bounds: options.serverBounds }),
   });
   await server.listen({ host: "127.0.0.1", port: 0 });

@@ -1,0 +1,131 @@
+import { createHash } from "node:crypto";
+import { pino } from "pino";
+import { describe, expect, test } from "vitest";
+import { type EndpointSettings, openEndpoint } from "../../regions/endpoint-settings.ts";
+import { systemClock } from "../../src/clock.ts";
+import { registerOutages } from "../../src/http/outage-routes.ts";
+import { authorize } from "../../src/http/security.ts";
+import { OutageRegistry } from "../../src/outages/registry.ts";
+import { type Api, createApi } from "./api-fixture.ts";
+
+const schema = `
+CREATE TABLE notes (id uuid PRIMARY KEY, body text NOT NULL);
+CREATE TABLE secrets (id uuid PRIMARY KEY, body text NOT NULL)`;
+
+const token = (name: string, role: "reader" | "writer" | "admin", tables: string[] | null = null) => ({
+  name,
+  role,
+  tables,
+  sha256: createHash("sha256").update(`token-of-${name}`).digest("hex"),
+});
+
+const closed: EndpointSettings = {
+  ...openEndpoint,
+  anonymous: null,
+  tokens: [token("report", "reader", ["public.notes"]), token("backend", "writer"), token("ops", "admin")],
+};
+
+const as = (name: string): Record<string, string> => ({ authorization: `Bearer token-of-${name}` });
+
+const registry = (): OutageRegistry =>
+  new OutageRegistry({
+    here: "moldova",
+    clock: systemClock(),
+    random: () => 0.5,
+    logger: pino({ level: "silent" }),
+  });
+
+const secured = (settings: EndpointSettings, outages = registry()): Promise<Api> =>
+  createApi(schema, {
+    parts: { authorize },
+    server: {
+      security: () => settings,
+      register: [
+        (app) =>
+          registerOutages(app, {
+            registry: outages,
+            allowed: () => true,
+            regions: () => ["moldova", "argentina"],
+          }),
+      ],
+    },
+  });
+
+const notes = "/v1/tables/notes/rows";
+const secrets = "/v1/tables/secrets/rows";
+
+describe("with tokens", () => {
+  test("who has none learns nothing, but whether the region is well and how to ask", async () => {
+    await using api = await secured(closed);
+    for (const path of [notes, "/v1/status", "/metrics", "/v1/admin/outages"]) {
+      const { status, headers, json } = await api.ask("GET", path);
+      expect([path, status, (json as { code: string }).code]).toEqual([path, 401, "token-missing"]);
+      expect(headers.get("www-authenticate")).toContain("Bearer");
+    }
+    for (const path of ["/livez", "/readyz", "/openapi.json"]) {
+      expect([path, (await api.ask("GET", path)).status]).toEqual([path, 200]);
+    }
+    const page = await fetch(`${api.url}/docs/`);
+    expect(page.status).toBe(200);
+    expect(page.headers.get("x-content-type-options")).toBe("nosniff");
+    expect(page.headers.get("content-security-policy")).toContain("default-src 'self'");
+  });
+
+  test("each may do what its role and its tables allow, and nothing is done otherwise", async () => {
+    await using api = await secured(closed);
+    const ask = async (name: string, method: string, path: string, body?: unknown): Promise<number> =>
+      (await api.ask(method, path, body, as(name))).status;
+    expect(await ask("backend", "POST", notes, { body: "x" })).toBe(201);
+    expect(await ask("report", "GET", notes)).toBe(200);
+    expect(await ask("report", "GET", secrets)).toBe(403);
+    expect(await ask("report", "POST", notes, { body: "y" })).toBe(403);
+    expect(await ask("backend", "GET", "/v1/admin/outages")).toBe(403);
+    expect(await ask("ops", "GET", "/v1/admin/outages")).toBe(200);
+    const transaction = {
+      operations: [
+        { op: "select", table: "notes", query: "limit=1" },
+        { op: "select", table: "secrets", query: "limit=1" },
+      ],
+    };
+    expect(await ask("report", "POST", "/v1/transactions", transaction)).toBe(403);
+    expect(await ask("stranger", "GET", notes)).toBe(401);
+    expect(await api.db.query("SELECT count(*)::int AS n FROM notes")).toEqual([{ n: 1 }]);
+  });
+
+  test("an administrator begins and heals outages, and is told what does not fit", async () => {
+    await using outages = registry();
+    await using api = await secured(closed, outages);
+    const ask = (method: string, path: string, body?: unknown) => api.ask(method, path, body, as("ops"));
+    const path = "/v1/admin/outages";
+    const begun = await ask("POST", path, { id: "o1", kind: "link", from: "moldova", to: "argentina" });
+    expect([begun.status, begun.json]).toMatchObject([201, { id: "o1", kind: "link", endsAt: null }]);
+    expect(outages.list()).toHaveLength(1);
+    expect((await ask("GET", path)).json).toMatchObject({ allowed: true, outages: [{ id: "o1" }] });
+    for (const wrong of [
+      { id: "o2", kind: "link", from: "moldova", to: "atlantis" },
+      { id: "o2", kind: "link", from: "moldova", to: "moldova" },
+      { id: "o2", kind: "flood", region: "moldova" },
+      { id: "o2", kind: "region", region: "moldova", forMs: -1 },
+      { id: "o2", kind: "latency", from: "moldova", to: "argentina" },
+    ]) {
+      const { status, json } = await ask("POST", path, wrong);
+      expect([status, (json as { code: string }).code]).toEqual([400, "body-invalid"]);
+    }
+    expect((await ask("DELETE", `${path}/o1`)).json).toEqual({ healed: 1 });
+    expect((await ask("DELETE", `${path}/o1`)).status).toBe(404);
+    expect(outages.list()).toEqual([]);
+  });
+});
+
+test("more requests than the rate are refused with a time to wait, and health is still told", async () => {
+  await using api = await secured({ ...closed, requestsPerSecond: 5 });
+  const answers = await Promise.all(
+    Array.from({ length: 40 }, () => api.ask("GET", "/v1/status", undefined, as("ops"))),
+  );
+  const refused = answers.filter(({ status }) => status === 429);
+  // The second may turn meanwhile, more than once on a slow machine.
+  expect(refused.length).toBeGreaterThan(0);
+  expect(refused[0]?.json).toMatchObject({ code: "rate-exceeded", retryable: true });
+  expect(refused[0]?.headers.get("retry-after")).toBe("1");
+  expect((await api.ask("GET", "/livez")).status).toBe(200);
+});
