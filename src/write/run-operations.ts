@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
-import type { ClientBase } from "pg";
+import type { ClientBase, FieldDef } from "pg";
 import { Problem } from "../problems.ts";
+import { queryBounded } from "./bounded-query.ts";
 import { type Catalog, type CatalogTable, findTable } from "./catalog.ts";
 import type {
   InsertOperation,
@@ -95,17 +96,25 @@ const preparedName = (text: string, catalog: Catalog): string | undefined => {
   return name;
 };
 
-const run = async (session: Session, statement: Statement): Promise<Texts[]> => {
+const configOf = (session: Session, statement: Statement) => {
   const name = statement.reusable ? preparedName(statement.text, session.catalog) : undefined;
-  const { rows, fields } = await session.client.query<string[]>({
+  return {
     ...(name === undefined ? {} : { name }),
     text: statement.text,
     values: [...statement.values],
-    rowMode: "array",
     types: rawTypes,
-  });
-  if (statement.shape.types.some((oid, at) => fields[at]?.dataTypeID !== oid)) throw new StaleCatalog();
+  };
+};
+
+const run = async (session: Session, statement: Statement): Promise<Texts[]> => {
+  const config = { ...configOf(session, statement), rowMode: "array" } as const;
+  const { rows, fields } = await session.client.query<string[]>(config);
+  mustBeAsKnown(statement, fields);
   return rows;
+};
+
+const mustBeAsKnown = ({ shape }: Statement, fields: readonly FieldDef[]): void => {
+  if (shape.types.some((oid, at) => fields[at]?.dataTypeID !== oid)) throw new StaleCatalog();
 };
 
 /** What one result row says. */
@@ -256,16 +265,24 @@ const selectRow = async (
   return resultOf(table, [found(statement.shape, texts)]);
 };
 
+/** A page ends before its limit where its rows are long; `next` goes on. */
+const maxPageCharacters = 4 * 1024 * 1024;
+
 const selectPage = async (
   session: Session,
   table: CatalogTable,
   operation: SelectOperation,
 ): Promise<OperationResult> => {
   const statement = pageStatement(table, operation);
-  const rows = await run(session, statement);
+  const { rows, fields, cut } = await queryBounded(
+    session.client,
+    configOf(session, statement),
+    maxPageCharacters,
+  );
+  mustBeAsKnown(statement, fields);
   const page = rows.slice(0, operation.limit);
   const last = page.at(-1);
-  const goesOn = rows.length > page.length && last !== undefined;
+  const goesOn = (cut || rows.length > page.length) && last !== undefined;
   return {
     ...resultOf(
       table,

@@ -137,6 +137,22 @@ describe("too much at once", () => {
     await eventually(async () => (await api.ask("POST", rows, { id: 2, x: "x".repeat(600) })).status === 201);
   });
 
+  test("lists that clients do not read count too; what was written is answered in any case", async () => {
+    await using api = await createApi(schema, { bounds: { maxBodyBytesUnderWay: 9_000_000 } });
+    await api.db.query("INSERT INTO t SELECT n, repeat('x', 1900000) FROM generate_series(1, 2) n");
+    const slow = await Promise.all([open(api), open(api)]);
+    for (const socket of slow) {
+      socket.pause();
+      // More than the system's buffers take.
+      socket.write(`GET ${rows} HTTP/1.1\r\nHost: x\r\n\r\n`.repeat(10));
+    }
+    await eventually(async () => (await api.ask("GET", rows)).status === 503);
+    expect((await api.ask("GET", `${rows}?limit=1&select=id`)).status).toBe(200);
+    expect((await api.ask("PATCH", `${rows}/1`, { j: 1 })).status).toBe(200);
+    for (const socket of slow) socket.destroy();
+    await eventually(async () => (await api.ask("GET", rows)).status === 200);
+  });
+
   test("a caller who goes away is noticed by the writer", async () => {
     const signals: AbortSignal[] = [];
     const write = ({ signal }: { signal: AbortSignal }) => {

@@ -106,6 +106,20 @@ test("columns, count, limit and offset", async () => {
   expect(none).toMatchObject({ rows: [], keys: [], count: 5, next: null });
 });
 
+test("a page of long rows ends early, keeps one at least, and goes on", async () => {
+  await using master = await createMaster("CREATE TABLE t (id int PRIMARY KEY, x text)");
+  await master.db.query("INSERT INTO t SELECT n, repeat('x', 1500000) FROM generate_series(1, 5) n");
+  await master.db.query("INSERT INTO t VALUES (6, repeat('y', 9000000)), (7, 'z')");
+  const sizes: number[] = [];
+  let after: string | null = null;
+  do {
+    const [page] = await master.run(select("t", { after }));
+    sizes.push(page?.rows.length ?? 0);
+    after = page?.next ?? null;
+  } while (after !== null && sizes.length < 10);
+  expect(sizes).toEqual([2, 2, 1, 1, 1]);
+});
+
 /** Lemma: pages joined together are the whole list, for any order, with NULLs and equal values on every side. */
 test("pages that go on after a row neither skip nor repeat one", async () => {
   await using master = await createMaster(
