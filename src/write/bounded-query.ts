@@ -21,8 +21,7 @@ export const queryBounded = (
     let characters = 0;
     let cut = false;
     const query = new Query<(string | null)[]>({ ...config, rowMode: "array" } as QueryConfig);
-    query.on("row", (row) => {
-      const texts = row as unknown as (string | null)[];
+    query.on("row", (texts: (string | null)[]) => {
       if (cut) return;
       for (const text of texts) characters += text?.length ?? 0;
       if (characters > maxCharacters && rows.length > 0) cut = true;
