@@ -63,6 +63,14 @@ export const errorCodes = {
    */
   "CG-LOGIN-REFUSED": exitCodes.error,
   /**
+   * A region's PostgreSQL is on another machine and does not support TLS. Connections beyond this machine are encrypted, and
+   * the server's certificate is verified, unless the URL says otherwise.
+   *
+   * Remedy: switch TLS on in the server (`ssl = on`); `sslrootcert=FILE` in the URL names a certificate authority of your
+   * own. On a network that you trust, add `sslmode=disable`.
+   */
+  "CG-NO-TLS": exitCodes.error,
+  /**
    * `coregent join` found something in the way, in the region that joins or in one of its peers. Nothing was changed.
    *
    * Remedy: each thing is listed with what to do about it. Settle them and run the command again.

@@ -1,5 +1,6 @@
 import { CommanderError } from "commander";
 import { OperatorError } from "../errors.ts";
+import { NoTls } from "../postgres/tls.ts";
 
 const unreachable = new Set([
   "ECONNREFUSED",
@@ -19,6 +20,12 @@ export const explainError = (error: unknown): OperatorError => {
   }
   if (error instanceof CommanderError) {
     return usageError(error);
+  }
+  if (error instanceof NoTls) {
+    return new OperatorError("CG-NO-TLS", error.message, {
+      remedy: "Switch TLS on in the server (ssl = on), or add ?sslmode=disable to the region's postgres URL.",
+      cause: error,
+    });
   }
   const { code, message } = describe(error);
   if (code !== undefined && (unreachable.has(code) || /^08|^57P0[123]$/.test(code))) {

@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import { Client, Pool, type ClientBase, type ClientConfig } from "pg";
 import { directLine, type Line } from "./line.ts";
+import { NoTls, refusesTls, withTls } from "./tls.ts";
 
 /**
  * Settings that change what values look like on the wire or what a session waits for. They are pinned in
@@ -53,7 +54,7 @@ export interface ConnectOptions {
 const defaultConnectTimeoutMs = 10_000;
 
 const clientConfig = (url: string, options: ConnectOptions): ClientConfig => ({
-  connectionString: url,
+  connectionString: withTls(url),
   application_name: options.applicationName.slice(0, 63),
   connectionTimeoutMillis: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
   keepAlive: true,
@@ -111,7 +112,7 @@ export const connect = async (url: string, options: ConnectOptions): Promise<Cli
     return client;
   } catch (error) {
     await client.end().catch(() => undefined);
-    throw error;
+    throw refusesTls(error) ? new NoTls(error) : error;
   } finally {
     options.signal?.removeEventListener("abort", giveUp);
   }

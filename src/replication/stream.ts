@@ -6,6 +6,7 @@ import type { Clock } from "../clock.ts";
 import { pinnedSettings } from "../postgres/client.ts";
 import { identifier, literal } from "../postgres/identifiers.ts";
 import type { Line } from "../postgres/line.ts";
+import { withTls } from "../postgres/tls.ts";
 import { postgresEpoch } from "./decode.ts";
 import { formatLsn } from "./lsn.ts";
 import type { WalsenderState } from "./slot.ts";
@@ -90,7 +91,7 @@ export class ReplicationStream implements AsyncDisposable {
     this.#started.promise.catch(() => undefined);
     this.#service = new LogicalReplicationService(
       {
-        connectionString: options.url,
+        connectionString: withTls(options.url),
         application_name: options.applicationName.slice(0, 63),
         connectionTimeoutMillis: options.connectTimeoutMs,
         keepAlive: true,
