@@ -16,22 +16,33 @@ export interface SlotPosition {
 
 /**
  * The regions in which what was committed before `lsn` is durable, judged as slots are seen again and again. The slot of a
- * region that joins, or has to copy all states anew, starts out as if everything before had been confirmed: so a slot
- * counts only if it was there before, which its restart position tells, or its being behind when it was seen first.
+ * region that joins, or has to copy all states anew, starts out as if everything before had been confirmed, and stays so until
+ * they are copied. So a slot counts only if it was there before the commit, which its restart position tells, or has been
+ * seen to advance: what is confirmed then is durable together with all before it.
  */
 export class Durability {
   readonly #lsn: bigint;
-  readonly #behind = new Set<number>();
+  /** Where each slot was seen first. */
+  readonly #first = new Map<number, bigint>();
+  /** Those that were there when slots were first looked at, and not in the making. */
+  #early: ReadonlySet<number> | null = null;
   readonly #durable = new Set<number>();
 
   constructor(lsn: bigint) {
     this.#lsn = lsn;
   }
 
+  get regions(): ReadonlySet<number> {
+    return this.#durable;
+  }
+
   see(slots: readonly SlotPosition[]): ReadonlySet<number> {
+    this.#early ??= new Set(slots.map(({ region }) => region));
     for (const { region, confirmed, restart } of slots) {
-      if (confirmed < this.#lsn) this.#behind.add(region);
-      else if (restart < this.#lsn || this.#behind.has(region)) this.#durable.add(region);
+      const first = this.#first.get(region) ?? confirmed;
+      this.#first.set(region, first);
+      const before = restart < this.#lsn && this.#early.has(region);
+      if (confirmed >= this.#lsn && (before || confirmed > first)) this.#durable.add(region);
     }
     return this.#durable;
   }
@@ -95,8 +106,7 @@ export class SlotWatch {
   async wait(awaited: AwaitedDurability): Promise<ReadonlySet<number>> {
     awaited.signal.throwIfAborted();
     const durability = new Durability(awaited.lsn);
-    const now = (): ReadonlySet<number> => durability.see([]);
-    if (awaited.regions <= 0 || this.#waiting.size >= this.#limits.maxWaiting) return now();
+    if (awaited.regions <= 0 || this.#waiting.size >= this.#limits.maxWaiting) return durability.regions;
     const { clock } = this.#options;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiter = { ...awaited, durability, sinceMs: clock.monotonic(), resolve, reject };
@@ -107,7 +117,7 @@ export class SlotWatch {
     void this.#poll();
     try {
       await promise;
-      return now();
+      return durability.regions;
     } finally {
       this.#waiting.delete(waiter);
       ended.abort();

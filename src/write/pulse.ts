@@ -4,6 +4,9 @@ import type { Database } from "./position.ts";
 /** A region's pulse is at least this old before it is asked for another. */
 const everyMs = 500;
 
+/** Nobody waits for another's pulse: that is committed after it was looked for, and so does as well. */
+const lockKey = "hashtextextended('coregent pulse', 0)";
+
 /**
  * A change that reaches all peers. What is merged and confirmed of a region ends at its last change that concerned the peers,
  * while positions of its WAL may lie a little further on: behind records of transactions that were rolled back, of
@@ -13,7 +16,8 @@ const everyMs = 500;
 export const pulse = async (database: Database): Promise<void> => {
   await database.query({
     name: "coregent pulse",
-    text: `INSERT INTO coregent.pulse AS p (region, at) VALUES (coregent.region_id(), now())
+    text: `INSERT INTO coregent.pulse AS p (region, at)
+           SELECT coregent.region_id(), now() WHERE pg_try_advisory_xact_lock(${lockKey})
            ON CONFLICT (region) DO UPDATE SET at = excluded.at`,
   });
 };

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { systemClock } from "../../src/clock.ts";
 import { commitWithPosition, OutcomeUnknown } from "../../src/write/commit.ts";
 import { derivedKey } from "../../src/write/derived-key.ts";
+import { runExpiry } from "../../src/write/expiry.ts";
 import {
   askPeers,
   type Claim,
@@ -350,4 +351,26 @@ test("records expire: then the key is new, and each region deletes its own, a ba
   await regions.equal();
   expect(await expire("b")).toBe(1);
   await regions.equal();
+});
+
+test("a region deletes what has expired by itself, however much it is", async () => {
+  await regions.db("a").query(`INSERT INTO coregent.idempotency
+    SELECT 'shop', 'old ' || n, '', coregent.region_id(), '', now(), now() FROM generate_series(1, 25) AS n`);
+  await regions.equal();
+  const ending = new AbortController();
+  const running = runExpiry(
+    {
+      database: masters.pool("a"),
+      members: () => new Set(names.map((each) => masters.id(each))),
+      clock,
+      everyMs: 10,
+      batch: 10,
+    },
+    ending.signal,
+  );
+  const left = async (): Promise<number> =>
+    (await regions.db("b").query("SELECT FROM coregent.idempotency WHERE key LIKE 'old %'")).length;
+  await eventually(async () => expect(await left()).toBe(0));
+  ending.abort();
+  await running;
 });
