@@ -19,6 +19,7 @@ import type { OutageRegistry } from "../outages/registry.ts";
 import { connectPool } from "../postgres/client.ts";
 import { readServerFacts } from "../postgres/server-facts.ts";
 import type { AgentContext } from "../replication/wiring.ts";
+import { runExpiry } from "../write/expiry.ts";
 import type { QuietSpan } from "../write/position.ts";
 import { Masters } from "../write/masters.ts";
 import { RegionalWriter } from "../write/writer.ts";
@@ -57,6 +58,7 @@ export const serveEndpoints = async (
     quietOf: (origin) => quietOf(agent, origin),
   });
   const writer = new RegionalWriter({ masters, topology, clock, random });
+  const members = (): ReadonlySet<number> => new Set(topology().regions.map(({ id }) => id));
   const ending = new AbortController();
   const registry = new Registry();
   const server = serverOf(options, { writer, masters, registry, tls });
@@ -72,7 +74,11 @@ export const serveEndpoints = async (
           logger,
         });
   if (entrance !== null) registerEntranceMetrics(registry, () => entrance.status);
-  const running = [masters.run(ending.signal), watched.run(ending.signal)];
+  const running = [
+    masters.run(ending.signal),
+    watched.run(ending.signal),
+    runExpiry({ database: () => masters.find(region.name), members, clock }, ending.signal),
+  ];
   const close = async (): Promise<void> => {
     await Promise.all([server.close(), entrance?.close({ graceMs: entranceGraceMs })]);
     ending.abort();

@@ -3,8 +3,8 @@ import { deleteExpired } from "./idempotency.ts";
 import type { Database } from "./position.ts";
 
 export interface ExpiryOptions {
-  /** The region's own master. */
-  readonly database: Database;
+  /** The region's own master; undefined while there is none. */
+  readonly database: () => Database | undefined;
   readonly members: () => ReadonlySet<number>;
   readonly clock: Clock;
   readonly everyMs?: number;
@@ -15,11 +15,18 @@ export interface ExpiryOptions {
 /** Deletes the region's expired idempotency records now and then, until the signal is aborted. Never rejects. */
 export const runExpiry = async (options: ExpiryOptions, signal: AbortSignal): Promise<void> => {
   const { database, members, clock, everyMs = 60_000, batch = 500 } = options;
+  // Whoever stops does not wait for a master that does not answer.
+  const stopped = new Promise<number>((resolve) => {
+    signal.addEventListener("abort", () => resolve(0), { once: true });
+  });
   while (!signal.aborted) {
     let deleted = batch;
     while (deleted === batch && !signal.aborted) {
       // A master that is away is tried again next time.
-      deleted = await deleteExpired(database, { members: members(), limit: batch }).catch(() => 0);
+      const master = database();
+      if (master === undefined) break;
+      const deleting = deleteExpired(master, { members: members(), limit: batch }).catch(() => 0);
+      deleted = await Promise.race([deleting, stopped]);
     }
     await clock.sleep(everyMs, signal).catch(() => undefined);
   }

@@ -360,7 +360,7 @@ test("a region deletes what has expired by itself, however much it is", async ()
   const ending = new AbortController();
   const running = runExpiry(
     {
-      database: masters.pool("a"),
+      database: () => masters.pool("a"),
       members: () => new Set(names.map((each) => masters.id(each))),
       clock,
       everyMs: 10,
