@@ -118,6 +118,14 @@ export const errorCodes = {
    */
   "CG-ROUTE-UNKNOWN": exitCodes.error,
   /**
+   * `coregent drain` would leave no region that takes writes, or Coregent's schema in the region is of an earlier release
+   * that cannot say that it is drained. Nothing was changed.
+   *
+   * Remedy: the message says which. Resume another region (`coregent resume NAME`) or see that one can be reached; bring the
+   * schema up to date with `coregent init`.
+   */
+  "CG-DRAIN-REFUSED": exitCodes.error,
+  /**
    * An agent was told to listen beyond loopback (`--listen`), while its endpoint asks nobody for a token: anyone who
    * reaches the address could write.
    *

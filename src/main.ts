@@ -7,6 +7,7 @@ import { registerCheck } from "./cli/check.ts";
 import { registerConfig } from "./cli/config.ts";
 import type { CliWorld, RegisterCommand } from "./cli/context.ts";
 import { registerDemo } from "./cli/demo.ts";
+import { registerDrain, registerResume } from "./cli/drain.ts";
 import { errorText } from "./cli/error-report.ts";
 import { explainError } from "./cli/explain-error.ts";
 import { registerOutage } from "./cli/outage.ts";
@@ -42,6 +43,8 @@ const commands: readonly RegisterCommand[] = [
   registerAgent,
   registerStatus,
   registerRoute,
+  registerDrain,
+  registerResume,
   registerVerify,
   registerRepair,
   registerOutage,

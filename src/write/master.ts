@@ -28,15 +28,20 @@ export interface MasterOptions {
   readonly logger: Logger;
 }
 
-/** What a probe asks: whether the master may be written to, and its clock. */
+/**
+ * What a probe asks: whether the master may be written to, and its clock. Where an earlier release has installed there is no
+ * column drained_at; a row as JSON can be asked for it all the same.
+ */
 const probeSql = `
 SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS "readOnly",
-       coregent.clock_us()::text AS clock`;
+       coregent.clock_us()::text AS clock,
+       EXISTS (SELECT FROM coregent.local AS l WHERE to_jsonb(l) ->> 'drained_at' IS NOT NULL) AS drained`;
 
 interface ProbeRow {
   readonly standby: boolean;
   readonly readOnly: boolean;
   readonly clock: string;
+  readonly drained: boolean;
 }
 
 type Answer = { readonly failed: string } | { readonly failed: null; readonly tookMs: number };
@@ -57,6 +62,7 @@ export class Master implements Database {
   readonly #options: MasterOptions;
   #health: HealthState;
   #load: LoadState;
+  #drained = false;
   #roundTripMs: number | null = null;
   #clockReading: (ClockReading & { readonly atMs: number }) | null = null;
   /** When the last probe that was judged had begun. */
@@ -99,6 +105,11 @@ export class Master implements Database {
 
   get health(): HealthState {
     return this.#health;
+  }
+
+  /** Taken out for maintenance, as it said when it was probed last. */
+  get drained(): boolean {
+    return this.#drained;
   }
 
   get roundTripMs(): number | null {
@@ -252,6 +263,13 @@ export class Master implements Database {
       const { rows } = await session.query<ProbeRow>({ name: "probe", text: probeSql });
       const tookMs = clock.monotonic() - before.tick;
       const [row] = rows;
+      if (row !== undefined && row.drained !== this.#drained) {
+        this.#drained = row.drained;
+        this.#options.logger.info(
+          { master: this.name, drained: row.drained },
+          "a master is drained, or resumed",
+        );
+      }
       if (row === undefined || row.standby || row.readOnly) {
         return { failed: row?.standby === true ? "is a standby" : "is read-only" };
       }

@@ -15,8 +15,6 @@ export interface MastersOptions {
   readonly topology: () => Topology;
   readonly clock: Clock;
   readonly logger: Logger;
-  /** Names of the regions that are out for maintenance. */
-  readonly drained?: () => ReadonlySet<string>;
   /** How a region's master is reached; default: directly. */
   readonly lineTo?: (region: string) => Line;
   /** What this process knows of a region's quiet (position.ts); null: nothing. */
@@ -80,7 +78,6 @@ export class Masters {
 
   /** What is known of every region now: what the rules in regions/ choose from. */
   views(): readonly RegionView[] {
-    const drained = this.#options.drained?.() ?? new Set<string>();
     return this.all.map((master) => {
       const { name, latitude, longitude } = master.region;
       const { health, reason } = master.health;
@@ -94,7 +91,7 @@ export class Masters {
         healthReason: reason,
         share: load.share,
         loadReason: load.reason,
-        drained: drained.has(name),
+        drained: master.drained,
         fenced: clock?.verdict === "fence" ? clock.text : null,
         roundTripMs: master.roundTripMs,
       };

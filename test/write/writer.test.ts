@@ -417,14 +417,16 @@ test("a region whose own clock is odd takes no writes, and others do not write t
 });
 
 test("drained regions are left out without a takeover", async () => {
-  const drained = new Set<string>();
-  const { writer } = await all.writer("a", { drained: () => drained });
+  const { writer, masters } = await all.writer("a");
+  const isDrained = (): boolean | undefined => masters.views().find(({ name }) => name === "b")?.drained;
   await owned(writer, "d1", "b");
-  drained.add("b");
+  await all.regions.db("b").query("UPDATE coregent.local SET drained_at = now()");
+  await eventually(isDrained);
   expect(await writer.write(request([update("note", "d1", "x")]))).toMatchObject({
     region: "a",
     takeover: false,
   });
-  drained.clear();
+  await all.regions.db("b").query("UPDATE coregent.local SET drained_at = NULL");
+  await eventually(() => !isDrained());
   expect(await writer.write(request([update("note", "d1", "y")]))).toMatchObject({ region: "b" });
 });

@@ -119,7 +119,13 @@ CREATE TABLE coregent.pulse (
 );
 `;
 
+/** Since when the region is out for maintenance (`coregent drain`); null: it is not. */
+const third = `
+ALTER TABLE coregent.local ADD COLUMN drained_at timestamptz;
+`;
+
 export const migrations: readonly Migration[] = [
   { version: 1, sql: first },
   { version: 2, sql: second },
+  { version: 3, sql: third },
 ];

@@ -1,0 +1,102 @@
+import type { ClientBase } from "pg";
+import { clusterSlug } from "../../regions/topology.ts";
+import { slotName } from "../postgres/install/names.ts";
+import { pulse } from "./pulse.ts";
+
+/** Whether the region is out for maintenance, and since when. `known`: false where Coregent's schema is too old to say. */
+export interface DrainState {
+  readonly known: boolean;
+  readonly since: Date | null;
+}
+
+export const readDrainState = async (client: ClientBase): Promise<DrainState> => {
+  const { rows } = await client.query<{ known: boolean; since: Date | null }>(
+    `SELECT to_jsonb(l) ? 'drained_at' AS known, (to_jsonb(l) ->> 'drained_at')::timestamptz AS since
+       FROM coregent.local AS l`,
+  );
+  return rows[0] ?? { known: false, since: null };
+};
+
+/** Takes the region out, or back in. Every endpoint reads it with its next probe. @returns since when it is out */
+export const setDrained = async (client: ClientBase, drained: boolean): Promise<Date | null> => {
+  const { rows } = await client.query<{ since: Date | null }>(
+    `UPDATE coregent.local SET drained_at = CASE WHEN $1 THEN coalesce(drained_at, now()) END
+     RETURNING drained_at AS since`,
+    [drained],
+  );
+  return rows[0]?.since ?? null;
+};
+
+export interface Peer {
+  readonly name: string;
+  readonly id: number;
+}
+
+/** What still keeps a drained region from being taken down. */
+export interface Outstanding {
+  /** Transactions of endpoints that are open there. */
+  readonly endpointTransactions: number;
+  /** Transactions of applications that are open there and have written. */
+  readonly applicationTransactions: number;
+  /** Names of the regions that have not confirmed what was written there. */
+  readonly unconfirmed: readonly string[];
+}
+
+export const isClear = (outstanding: Outstanding): boolean =>
+  outstanding.endpointTransactions + outstanding.applicationTransactions + outstanding.unconfirmed.length ===
+  0;
+
+interface Look {
+  readonly endpoints: number;
+  readonly applications: number;
+  readonly position: string;
+  readonly confirmed: Readonly<Record<string, string>>;
+}
+
+const lookSql = `
+SELECT count(*) FILTER (WHERE a.xact_start IS NOT NULL AND a.application_name LIKE 'coregent writer %')::int AS endpoints,
+       count(*) FILTER (WHERE a.backend_xid IS NOT NULL AND a.application_name NOT LIKE 'coregent %')::int AS applications,
+       (pg_current_wal_insert_lsn() - '0/0')::text AS position,
+       (SELECT coalesce(jsonb_object_agg(slot_name, (confirmed_flush_lsn - '0/0')::text), '{}')
+          FROM pg_replication_slots
+         WHERE slot_name = ANY ($1::text[]) AND database = current_database()
+           AND confirmed_flush_lsn IS NOT NULL) AS confirmed
+  FROM pg_stat_activity AS a
+ WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()`;
+
+/**
+ * Looks again and again at a region that is drained. Once nobody writes there, the position of its WAL is marked, and what
+ * peers have confirmed is held against the mark; a write that comes nevertheless takes the mark away.
+ */
+export class DrainWatch {
+  readonly #client: ClientBase;
+  readonly #slots: ReadonlyMap<string, string>;
+  #mark: bigint | null = null;
+
+  constructor(
+    client: ClientBase,
+    options: { readonly cluster: string; readonly region: number; readonly peers: readonly Peer[] },
+  ) {
+    this.#client = client;
+    const slug = clusterSlug(options.cluster);
+    this.#slots = new Map(options.peers.map(({ name, id }) => [slotName(slug, options.region, id), name]));
+  }
+
+  async look(): Promise<Outstanding> {
+    const { rows } = await this.#client.query<Look>(lookSql, [[...this.#slots.keys()]]);
+    const [seen] = rows;
+    if (seen === undefined) throw new Error("an aggregate gives one row");
+    const { endpoints, applications, position, confirmed } = seen;
+    if (endpoints + applications > 0) this.#mark = null;
+    else if (this.#mark === null) {
+      this.#mark = BigInt(position);
+      // Peers confirm changes, and the mark may lie behind what is none of theirs.
+      await pulse({ query: (config) => this.#client.query(config) });
+    }
+    const mark = this.#mark;
+    const unconfirmed = [...this.#slots]
+      .filter(([slot]) => mark === null || BigInt(confirmed[slot] ?? "0") < mark)
+      .map(([, name]) => name);
+    return { endpointTransactions: endpoints, applicationTransactions: applications, unconfirmed };
+  }
+}
