@@ -15,7 +15,7 @@ const asking =
   async (
     region: string,
     [method, path]: readonly [method: string, path: string],
-    body: unknown = undefined,
+    body?: unknown,
     headers: Readonly<Record<string, string>> = {},
   ): Promise<Answer> => {
     const response = await fetch(`${cluster.region(region).api}${path}`, {

@@ -16,9 +16,12 @@ test("is what JSON.parse makes of it, but for numbers that would change", () => 
 test.each(["1.10", "12345678901234567890", "1e400", "-0", "0.1000", "9007199254740993", "1E5"])(
   "%s keeps its digits",
   (text) => {
-    const [value] = parse(`[${text}]`) as unknown[];
-    expect(isRawNumber(value)).toBe(true);
-    expect(JSON.stringify({ value })).toBe(`{"value":${text}}`);
+    for (const json of [`[${text}]`, `[\n ${text}\t]`, `["x",${text}]`, `{"a" : ${text}}`, ` ${text} `]) {
+      const parsed = parse(json);
+      const value: unknown = isRawNumber(parsed) ? parsed : Object.values(parsed as object).at(-1);
+      expect(isRawNumber(value), json).toBe(true);
+      expect(JSON.stringify({ value })).toBe(`{"value":${text}}`);
+    }
   },
 );
 
