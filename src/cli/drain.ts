@@ -163,9 +163,11 @@ const drainText = ({ region, seen, outstanding, ready }: DrainReport, peers: Top
 const outstandingLines = (outstanding: Outstanding): string[] => {
   const { endpointTransactions, applicationTransactions, unconfirmed } = outstanding;
   return [
-    ...(endpointTransactions > 0 ? [`${endpointTransactions} transactions of endpoints are open there`] : []),
+    ...(endpointTransactions > 0
+      ? [`transactions of endpoints that are open there: ${endpointTransactions}`]
+      : []),
     ...(applicationTransactions > 0
-      ? [`${applicationTransactions} transactions of applications have written there and are open`]
+      ? [`transactions of applications that are open and have written there: ${applicationTransactions}`]
       : []),
     ...(unconfirmed.length > 0
       ? [`${unconfirmed.join(" and ")} may lack some of what was written there`]
