@@ -191,6 +191,7 @@ export class Connections {
     });
     // An application's triggers may need the search_path that its role or database has. Answered before what comes next.
     client.query("RESET search_path").catch(() => undefined);
+    client.query(durableSql).catch(() => undefined);
     client.on("end", () => {
       this.#idle = this.#idle.filter((each) => each.client !== client);
     });
@@ -209,6 +210,10 @@ export class Connections {
     this.#idle.push({ client, sinceMs: this.#options.clock.monotonic() });
   }
 }
+
+/** What is acknowledged is on disk, also where a role's or a database's default is weaker; a stronger one stays. */
+const durableSql = `SELECT set_config('synchronous_commit', 'on', false)
+ WHERE current_setting('synchronous_commit') = 'off'`;
 
 const busy = (region: string, why: string): Problem =>
   new Problem("overloaded", `the master of ${region} has too much to do: ${why}`, {
