@@ -108,6 +108,27 @@ export class StateBuffer {
     return length < 0 ? null : this.bytes.subarray(at + 4, at + 4 + length);
   }
 
+  /** One column of some states as a binary array. */
+  columnOf(indices: readonly number[], position: number, elementOid: number): Buffer {
+    let size = arrayHeaderBytes;
+    let hasNulls = false;
+    for (const index of indices) {
+      const length = this.#view.getInt32(this.fieldAt(index, position));
+      size += 4 + Math.max(0, length);
+      hasNulls ||= length < 0;
+    }
+    const value = Buffer.allocUnsafe(size);
+    writeArrayHeader(value, { count: indices.length, elementOid, hasNulls });
+    let at = arrayHeaderBytes;
+    for (const index of indices) {
+      const from = this.fieldAt(index, position);
+      const length = 4 + Math.max(0, this.#view.getInt32(from));
+      copyBytes(this.bytes, from, { to: value, at, length });
+      at += length;
+    }
+    return value;
+  }
+
   /** A state as a tuple of a binary COPY of its `carried` columns. Gives where it ends. */
   copyTuple(index: number, carried: readonly boolean[], target: { to: Buffer; at: number }): number {
     const { to } = target;
@@ -311,6 +332,18 @@ export class StateBuffer {
 }
 
 const viewOf = (bytes: Buffer): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+
+/** At the start of a binary array; see PostgreSQL's array_recv. */
+export const writeArrayHeader = (
+  value: Buffer,
+  header: { readonly count: number; readonly elementOid: number; readonly hasNulls: boolean },
+): void => {
+  value.writeInt32BE(1, 0);
+  value.writeInt32BE(header.hasNulls ? 1 : 0, 4);
+  value.writeUInt32BE(header.elementOid, 8);
+  value.writeInt32BE(header.count, 12);
+  value.writeInt32BE(1, 16);
+};
 
 interface Part {
   readonly from: number;

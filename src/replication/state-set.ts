@@ -2,7 +2,7 @@ import { Buffer } from "node:buffer";
 import { identifier } from "../postgres/identifiers.ts";
 import type { Column } from "../postgres/table.ts";
 import type { Layout, Shape } from "./layout.ts";
-import { arrayHeaderBytes, type StateBuffer } from "./state-buffer.ts";
+import { arrayHeaderBytes, writeArrayHeader, type StateBuffer } from "./state-buffer.ts";
 import type { StateSet } from "./states.ts";
 
 const textOid = 25;
@@ -127,8 +127,7 @@ export class BufferedStates implements StateSet {
   columnValue(column: string): Buffer {
     const position = this.#position(column);
     const { typeOid } = this.#layout.columns[position]!;
-    const fields = this.#indices.map((i) => this.#buffer.field(i, position));
-    return arrayOf(fields, this.format === "binary" ? typeOid : textOid);
+    return this.#buffer.columnOf(this.#indices, position, this.format === "binary" ? typeOid : textOid);
   }
 
   isFirst(index: number): boolean {
@@ -230,17 +229,6 @@ const binaryBigints = (array: Buffer): bigint[] => {
     items.push(array.readBigInt64BE(at + 4));
   }
   return items;
-};
-
-const writeArrayHeader = (
-  value: Buffer,
-  header: { readonly count: number; readonly elementOid: number; readonly hasNulls: boolean },
-): void => {
-  value.writeInt32BE(1, 0);
-  value.writeInt32BE(header.hasNulls ? 1 : 0, 4);
-  value.writeUInt32BE(header.elementOid, 8);
-  value.writeInt32BE(header.count, 12);
-  value.writeInt32BE(1, 16);
 };
 
 const arrayOf = (fields: readonly (Buffer | null)[], elementOid: number): Buffer => {
