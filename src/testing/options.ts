@@ -12,6 +12,17 @@ export interface TableOptions {
   readonly route?: "owner" | "nearest";
 }
 
+/** `endpoint:` in coregent.yaml. */
+export interface EndpointOptions {
+  readonly tokens?: readonly {
+    readonly name: string;
+    /** SHA-256 of the token, in hexadecimal. */
+    readonly sha256: string;
+    readonly role: "reader" | "writer" | "admin";
+  }[];
+  readonly anonymous?: "none" | "reader" | "writer";
+}
+
 export interface ClusterOptions {
   /** Names, or how many: then they are called a, b, c and so on. Region ids count from 1. */
   readonly regions: number | readonly string[];
@@ -38,6 +49,8 @@ export interface ClusterOptions {
   readonly writer?: Partial<WriterSettings>;
   /** Whether outages may be simulated by `coregent outage`; default false. */
   readonly outages?: boolean;
+  /** Who may use the agents' HTTP endpoints, as under `endpoint:` in coregent.yaml; default: everybody on this machine. */
+  readonly endpoint?: EndpointOptions;
   /** Name of the cluster; default `test`. */
   readonly cluster?: string;
   /**
