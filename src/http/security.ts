@@ -23,7 +23,8 @@ const noRateHeaders = {
   "retry-after": false,
 };
 
-const pathOf = ({ url }: FastifyRequest): string => url.split("?", 1)[0] ?? "";
+/** Of the route that was found, and not of the request: an address can be spelled in more than one way. */
+const pathOf = ({ routeOptions }: FastifyRequest): string => routeOptions.url ?? "";
 
 /**
  * Who asks is found out before anything else of the request is looked at, and how often he asks is bounded. Addresses of

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { request } from "node:http";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
 import { type EndpointSettings, openEndpoint } from "../../regions/endpoint-settings.ts";
@@ -51,6 +52,19 @@ const secured = (settings: EndpointSettings, outages = registry()): Promise<Api>
     },
   });
 
+/** The path goes out as it is: `fetch` would tidy it. */
+const statusOf = (url: string, path: string, headers: Record<string, string>): Promise<number> => {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  const { hostname, port } = new URL(url);
+  request({ hostname, port, path, headers }, (answer) => {
+    answer.resume();
+    resolve(answer.statusCode ?? 0);
+  })
+    .once("error", reject)
+    .end();
+  return promise;
+};
+
 const notes = "/v1/tables/notes/rows";
 const secrets = "/v1/tables/secrets/rows";
 
@@ -90,6 +104,22 @@ describe("with tokens", () => {
     expect(await ask("report", "POST", "/v1/transactions", transaction)).toBe(403);
     expect(await ask("stranger", "GET", notes)).toBe(401);
     expect(await api.db.query("SELECT count(*)::int AS n FROM notes")).toEqual([{ n: 1 }]);
+  });
+
+  test("an administrator's address is one in every spelling that leads to it", async () => {
+    await using api = await secured(closed);
+    const { host } = new URL(api.url);
+    for (const path of [
+      "/v1/%61dmin/outages",
+      "/v1/admin%2Foutages",
+      "//v1/admin/outages",
+      "/v1/../v1/admin/outages",
+      `http://${host}/v1/admin/outages`,
+      `http://${host}/livez/../v1/admin/outages`,
+    ]) {
+      expect([401, 404]).toContain(await statusOf(api.url, path, {}));
+      expect([path, await statusOf(api.url, path, as("report"))]).not.toEqual([path, 200]);
+    }
   });
 
   test("an administrator begins and heals outages, and is told what does not fit", async () => {
