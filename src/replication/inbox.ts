@@ -83,6 +83,11 @@ export class Inbox implements ChangeSink {
     return this.#waiting !== null;
   }
 
+  /** The source has changed: the new one is paused if it must be. */
+  regulate(): void {
+    this.#advance();
+  }
+
   begin(): void {
     this.#open.active = true;
     // The end of this transaction will say more, and in the middle of its pieces a keepalive would be wrong.

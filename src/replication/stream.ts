@@ -9,20 +9,17 @@ import type { Line } from "../postgres/line.ts";
 import { withTls } from "../postgres/tls.ts";
 import { postgresEpoch } from "./decode.ts";
 import { formatLsn } from "./lsn.ts";
+import { decodingMemorySql, pgoutputOptions, type PgoutputOptions } from "./pgoutput.ts";
 import type { WalsenderState } from "./slot.ts";
 import { judgeSilence, statusIntervalMs } from "./stream-rules.ts";
 
-export interface StreamOptions {
+export interface StreamOptions extends PgoutputOptions {
   readonly url: string;
   readonly line: Line;
   readonly applicationName: string;
   readonly slot: string;
-  readonly publication: string;
   /** Transactions that commit before are not sent. At least what the slot has confirmed. */
   readonly from: bigint;
-  readonly binary: boolean;
-  /** Leaves out changes that the source itself merged, if its merge sessions have a replication origin. */
-  readonly ownChangesOnly: boolean;
   readonly connectTimeoutMs: number;
   readonly silenceTimeoutMs: number;
   readonly clock: Clock;
@@ -207,6 +204,7 @@ export class ReplicationStream implements AsyncDisposable {
       connection.stream.pause();
     }
     await client.query(pinSql);
+    await client.query(decodingMemorySql);
     const { rows } = await client.query<{ ms: string }>(timeoutSql);
     this.#statusEveryMs = statusIntervalMs(Number(rows[0]?.ms ?? 0));
     // The driver's own listener does nothing, for every row.
@@ -352,15 +350,7 @@ const pinSql = `SELECT set_config(s.name, s.value, false)
 
 const timeoutSql = "SELECT setting AS ms FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
 
-/** Version 1 of the protocol has all that is needed: whole transactions, in the order of their commits. */
 const startSql = (options: StreamOptions): string => {
-  const settings: Record<string, string> = {
-    proto_version: "1",
-    publication_names: identifier(options.publication),
-    binary: String(options.binary),
-    messages: "false",
-    origin: options.ownChangesOnly ? "none" : "any",
-  };
-  const list = Object.entries(settings).map(([name, value]) => `${name} ${literal(value)}`);
+  const list = Object.entries(pgoutputOptions(options)).map(([name, value]) => `${name} ${literal(value)}`);
   return `START_REPLICATION SLOT ${identifier(options.slot)} LOGICAL ${formatLsn(options.from)} (${list.join(", ")})`;
 };

@@ -23,6 +23,9 @@ export interface Peers {
 export interface AgentLimits {
   readonly maxBatchRows: number;
   readonly maxBatchBytes: number;
+  /** A link whose peer is so many bytes of WAL ahead reads them by SQL first, in pieces of so many messages. */
+  readonly backlogBytes: number;
+  readonly backlogPieceChanges: number;
   /** Rows of one piece when states are copied. */
   readonly copyPieceRows: number;
   readonly connectTimeoutMs: number;
@@ -41,6 +44,8 @@ export interface AgentLimits {
 export const defaultLimits: AgentLimits = {
   maxBatchRows: 5_000,
   maxBatchBytes: 4 * 1024 * 1024,
+  backlogBytes: 16 * 1024 * 1024,
+  backlogPieceChanges: 100_000,
   copyPieceRows: 5_000,
   connectTimeoutMs: 10_000,
   silenceTimeoutMs: 30_000,

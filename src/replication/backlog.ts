@@ -1,0 +1,170 @@
+import type { Buffer } from "node:buffer";
+import type { Client } from "pg";
+import type { Logger } from "pino";
+import { to as copyTo } from "pg-copy-streams";
+import { connect } from "../postgres/client.ts";
+import { literal } from "../postgres/identifiers.ts";
+import { sqlStateOf } from "../postgres/sqlstate.ts";
+import type { Start } from "./link-stream.ts";
+import { formatLsn, parseLsn } from "./lsn.ts";
+import { decodingMemorySql, pgoutputOptions, type PgoutputOptions } from "./pgoutput.ts";
+import { SourceGone } from "./source-session.ts";
+import { CopyTuples } from "./state-builder.ts";
+import type { AgentContext, RegionAddress } from "./wiring.ts";
+
+export interface BacklogOptions extends PgoutputOptions {
+  readonly context: AgentContext;
+  readonly peer: RegionAddress;
+  /** An ordinary session with the peer. */
+  readonly client: Client;
+  readonly logger: Logger;
+  /** This link's slot. Nobody reads from it meanwhile. */
+  readonly slot: string;
+}
+
+export interface BacklogSink {
+  /** There is a backlog, and it is being read. */
+  readonly begun: () => void;
+  /** One message, from byte `start` on; only valid during the call. */
+  readonly decode: (bytes: Buffer, start: number) => void;
+}
+
+interface Pieces {
+  readonly from: bigint;
+  readonly decode: BacklogSink["decode"];
+  readonly signal: AbortSignal;
+}
+
+/** One column of a binary tuple: its number of columns, and the value's length, lie before it. */
+const messageStart = 6;
+/** A commit: C, flags, the record's LSN, where it ends. */
+const commitCode = 0x43;
+const commitEnd = 10;
+
+/**
+ * Reads what a peer has written while the link was away, where that is much. A walsender makes a system call for every
+ * message; the same by SQL costs the peer less than half. It decodes a copy of the slot that lasts as long as the session,
+ * and that forgets each piece as soon as it has been read: the slot itself stays at what is durable here. A piece ends
+ * with a transaction, so one that is huge is a piece of its own, which the peer keeps in a temporary file.
+ */
+export class Backlog {
+  readonly #options: BacklogOptions;
+  #gate: PromiseWithResolvers<void> | null = null;
+
+  constructor(options: BacklogOptions) {
+    this.#options = options;
+  }
+
+  pause(): void {
+    this.#gate ??= Promise.withResolvers();
+  }
+
+  resume(): void {
+    this.#gate?.resolve();
+    this.#gate = null;
+  }
+
+  hurry(): void {
+    this.resume();
+  }
+
+  /**
+   * Gives each message of the backlog to `decode`; where the stream is to begin. At once where the peer is not far ahead,
+   * or does not let the slot be copied.
+   * @throws what made it fail in between
+   */
+  async read(start: Start, { begun, decode }: BacklogSink, signal: AbortSignal): Promise<bigint> {
+    const { context, client, logger } = this.#options;
+    const ahead = (await positionOf(client)) - start.from;
+    if (ahead < context.limits.backlogBytes) {
+      return start.from;
+    }
+    await using session = await this.#connect(signal);
+    const cut = (): void => {
+      session.client.connection.stream.destroy();
+      this.resume();
+    };
+    signal.addEventListener("abort", cut, { once: true });
+    try {
+      signal.throwIfAborted();
+      if (!(await this.#copySlot(session.client, start))) {
+        return start.from;
+      }
+      logger.info({ bytes: Number(ahead) }, "catching up");
+      begun();
+      return await this.#pieces(session.client, { from: start.from, decode, signal });
+    } finally {
+      signal.removeEventListener("abort", cut);
+    }
+  }
+
+  async #connect(signal: AbortSignal): Promise<AsyncDisposable & { readonly client: Client }> {
+    const { context, peer } = this.#options;
+    const opened = await connect(peer.url, {
+      applicationName: `coregent backlog ${peer.name} > ${context.region.name}`,
+      connectTimeoutMs: context.limits.connectTimeoutMs,
+      line: peer.line,
+      signal,
+    });
+    return { client: opened, [Symbol.asyncDispose]: () => opened.end().catch(() => undefined) };
+  }
+
+  /** False where the peer has no slot to spare. */
+  async #copySlot(session: Client, start: Start): Promise<boolean> {
+    const { slot, logger } = this.#options;
+    await session.query(decodingMemorySql);
+    try {
+      await session.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [slot, copyOf(slot)]);
+    } catch (error) {
+      if (sqlStateOf(error) === null) {
+        throw error;
+      }
+      logger.info({ err: error }, "the backlog is streamed, as the peer does not let its slot be copied");
+      return false;
+    }
+    if (start.from > start.confirmed) {
+      await session.query("SELECT pg_replication_slot_advance($1, $2)", [
+        copyOf(slot),
+        formatLsn(start.from),
+      ]);
+    }
+    return true;
+  }
+
+  async #pieces(session: Client, { from, decode, signal }: Pieces): Promise<bigint> {
+    const { slot, context } = this.#options;
+    const { backlogBytes, backlogPieceChanges } = context.limits;
+    const options = Object.entries(pgoutputOptions(this.#options)).flat().map(literal).join(", ");
+    const text = `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))}, NULL,
+                    ${backlogPieceChanges}, ${options})) TO STDOUT (FORMAT binary)`;
+    for (let end = from; ;) {
+      const before = end;
+      const tuples = new CopyTuples();
+      for await (const chunk of session.query(copyTo(text)) as AsyncIterable<Buffer>) {
+        tuples.push(chunk, (tuple) => {
+          if (tuple[messageStart] === commitCode) {
+            end = tuple.readBigUInt64BE(messageStart + commitEnd);
+          }
+          decode(tuple, messageStart);
+        });
+        if (!signal.aborted) {
+          await this.#gate?.promise;
+        }
+      }
+      if (!tuples.complete) {
+        throw new SourceGone();
+      }
+      if (end === before || (await positionOf(session)) - end < backlogBytes) {
+        return end;
+      }
+    }
+  }
+}
+
+/** Slots are named for all databases of a server; there is one reader of a slot, and so one copy. */
+const copyOf = (slot: string): string => `${slot.slice(0, 55)}_backlog`;
+
+const positionOf = async (client: Client): Promise<bigint> => {
+  const { rows } = await client.query<{ lsn: string }>("SELECT pg_current_wal_flush_lsn()::text AS lsn");
+  return parseLsn(rows[0]?.lsn ?? "0/0");
+};

@@ -1,0 +1,115 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { eventually } from "../support/database.ts";
+import { parseLsn } from "../../src/replication/lsn.ts";
+import { type LocalAgent, positions, Regions } from "./agents.ts";
+
+let regions: Regions;
+const limits = { backlogBytes: 200_000, backlogPieceChanges: 300 };
+
+beforeAll(async () => {
+  regions = await Regions.create({ schema: "CREATE TABLE notes (id text PRIMARY KEY, body text)" });
+});
+afterAll(() => regions[Symbol.asyncDispose]());
+
+/** Small transactions, one that is huge, one that was undone, deletes. */
+const writeMuch = async (prefix: string): Promise<void> => {
+  const session = await regions.db("a").connect();
+  await session.query(`DO $$ BEGIN
+    FOR i IN 1..400 LOOP INSERT INTO notes VALUES ('${prefix}' || i, repeat('x', i)); COMMIT; END LOOP;
+  END $$`);
+  await session.query("BEGIN; UPDATE notes SET body = 'never'; ROLLBACK");
+  await session.query(
+    "INSERT INTO notes SELECT $1 || 'bulk' || i, repeat('y', 50) FROM generate_series(1, 5000) i",
+    [prefix],
+  );
+  await session.query("UPDATE notes SET body = body || '!' WHERE id LIKE $1", [`${prefix}1%`]);
+  await session.query("DELETE FROM notes WHERE id LIKE $1", [`${prefix}bulk1%`]);
+};
+
+const leftovers = async (): Promise<number> => {
+  const [row] = await regions
+    .db("a")
+    .query<{ n: number }>("SELECT count(*)::int AS n FROM pg_replication_slots WHERE slot_name LIKE $1", [
+      `${regions.slot("a", "b").slice(0, 55)}\\_%`,
+    ]);
+  return row?.n ?? -1;
+};
+
+test("what a peer wrote meanwhile is read by SQL where it is much, then the stream goes on where that ended", async () => {
+  const { b } = await regions.agents();
+  await regions.db("a").query("INSERT INTO notes VALUES ('first', '')");
+  await regions.equal();
+  await b!.stop();
+  await writeMuch("away");
+  const again = await regions.agent("b", limits).streaming();
+  await regions.equal();
+  expect(again.logs.filter(({ msg }) => msg === "catching up")).toHaveLength(1);
+  expect(again.errors()).toEqual([]);
+  expect(again.link("a").resyncs).toBe(0);
+  await regions.db("a").query("INSERT INTO notes VALUES ('streamed', '')");
+  await regions.equal();
+  // All of it is confirmed, by the stream; the copy of the slot is gone.
+  await eventually(async () => {
+    const { merged, confirmed } = await positions(regions, "a", "b");
+    expect(confirmed).toBe(merged);
+    expect(await leftovers()).toBe(0);
+  });
+  await again.stop();
+});
+
+const small = { ...limits, maxBatchRows: 50, maxBatchBytes: 20_000 };
+
+/** An agent in the middle of a backlog: it has merged some of it, and holds as much as it may. */
+const stuck = async (
+  key: string,
+): Promise<{ readonly agent: LocalAgent; readonly release: () => Promise<unknown> }> => {
+  const lock = await regions.db("b").connect();
+  // The key of a transaction behind the others.
+  await lock.query("BEGIN");
+  await lock.query("INSERT INTO notes VALUES ($1, 'here')", [key]);
+  await regions.db("a").query("INSERT INTO notes VALUES ($1, 'there')", [key]);
+  await regions
+    .db("a")
+    .query("INSERT INTO notes SELECT $1 || i, repeat('z', 200) FROM generate_series(1, 2000) i", [key]);
+  const agent = regions.agent("b", { ...small, drainMs: 500 });
+  await eventually(
+    async () => {
+      const waiting = await regions
+        .db("b")
+        .query(
+          "SELECT FROM pg_stat_activity WHERE application_name LIKE 'coregent link a%' AND wait_event_type = 'Lock'",
+        );
+      return waiting.length > 0;
+    },
+    { what: "being stuck" },
+  );
+  return { agent, release: () => lock.query("ROLLBACK") };
+};
+
+test("a session that breaks while its pieces are merged: nothing is lost, and the slot stays behind", async () => {
+  await writeMuch("broken");
+  const { agent, release } = await stuck("first stuck");
+  const ended = await regions
+    .db("a")
+    .query(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'coregent backlog a%'",
+    );
+  expect(ended).toHaveLength(1);
+  const { merged, confirmed } = await positions(regions, "a", "b");
+  expect(parseLsn(confirmed)).toBeLessThanOrEqual(parseLsn(merged));
+  await release();
+  await regions.equal(30_000);
+  expect(agent.link("a").resyncs).toBe(0);
+  await eventually(async () => expect(await leftovers()).toBe(0));
+  await agent.stop();
+});
+
+test("an agent that is stopped while it holds as much as it may ends, and the next goes on", async () => {
+  await writeMuch("stopped");
+  const { agent, release } = await stuck("second stuck");
+  await agent.stop();
+  await release();
+  const next = await regions.agent("b", small).streaming();
+  await regions.equal(30_000);
+  expect(next.link("a").resyncs).toBe(0);
+});
