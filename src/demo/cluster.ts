@@ -12,7 +12,7 @@ import { startServer, type Server } from "../embedded/server.ts";
 import type { AgentReport } from "../http/report.ts";
 import { AgentProcess } from "../testing/agent-process.ts";
 import { Network } from "../testing/network.ts";
-import { configText } from "./config-text.ts";
+import { configText, type RegionEndpoints } from "./config-text.ts";
 import type { DemoFolder, RegionPorts } from "./folder.ts";
 import { weightbookKeys, weightbookSchema } from "./schema.ts";
 
@@ -25,12 +25,15 @@ export interface RunningRegion {
   readonly agent: AgentProcess;
   /** Straight to the region's database. */
   readonly url: string;
+  /** Where PostgreSQL clients come in at the region's agent, which brings them to the nearest master that is well. */
+  readonly entranceUrl: string;
 }
 
 export interface DemoClusterOptions {
   readonly folder: DemoFolder;
   readonly ports: Readonly<Record<string, RegionPorts>>;
   readonly seed: number;
+  readonly adminToken: string;
 }
 
 /**
@@ -71,7 +74,8 @@ export class DemoCluster implements AsyncDisposable {
           cwd: folder.path,
           env: {},
         });
-        return { region, server, agent, url: server.url(database) };
+        const url = server.url(database);
+        return { region, server, agent, url, entranceUrl: withPort(url, port.entrance) };
       }),
     );
     this.regions.push(...started.flatMap((result) => (result.status === "fulfilled" ? [result.value] : [])));
@@ -84,21 +88,23 @@ export class DemoCluster implements AsyncDisposable {
 
   /** Puts latency between the regions and writes the configurations. @returns the ordinary one */
   async connect(): Promise<Topology> {
-    const { folder } = this.#options;
+    const { folder, adminToken } = this.#options;
+    const parts = { cluster: weightbookCluster, adminToken };
     for (const asks of this.regions) {
       const endpoints = await Promise.all(this.regions.map((of) => this.#endpoint(asks, of)));
       const heading =
         `What the demo's agent of ${asks.region.name} uses: it reaches the other regions through a simulated network.\n` +
         "Written anew at each start. For your own commands there is ../coregent.yaml.";
-      await writeFile(agentConfig(folder, asks.region), configText(weightbookCluster, endpoints, heading));
+      const text = configText({ ...parts, regions: endpoints, heading });
+      await writeFile(agentConfig(folder, asks.region), text);
     }
-    const direct = this.regions.map(({ region, url, agent }) => ({ region, postgres: url, api: agent.api }));
-    const text = configText(
-      weightbookCluster,
-      direct,
-      "The demo's cluster, as an ordinary configuration: every command run beside this file uses it.\n" +
+    const text = configText({
+      ...parts,
+      regions: this.regions.map((region) => endpointsOf(region, region.url)),
+      heading:
+        "The demo's cluster, as an ordinary configuration: every command run beside this file uses it.\n" +
         "Written anew at each start of `coregent demo`.",
-    );
+    });
     await writeFile(folder.configFile, text);
     return topologyOf(text, { file: folder.configFile, env: {} });
   }
@@ -165,17 +171,15 @@ export class DemoCluster implements AsyncDisposable {
     }
   }
 
-  async #endpoint(asks: RunningRegion, of: RunningRegion) {
-    const { region, server, agent } = of;
+  async #endpoint(asks: RunningRegion, of: RunningRegion): Promise<RegionEndpoints> {
+    const { region, server } = of;
     if (asks === of) {
-      return { region, postgres: of.url, api: agent.api };
+      return endpointsOf(of, of.url);
     }
     const port = await this.network.connect(asks.region.name, region.name, server.port);
     const latencyMs = weightbookLatencyMs(asks.region, region);
     this.network.setConditions({ latencyMs }, asks.region.name, region.name);
-    const url = new URL(of.url);
-    url.port = String(port);
-    return { region, postgres: url.href, api: agent.api };
+    return endpointsOf(of, withPort(of.url, port));
   }
 
   async #recordProcesses(): Promise<void> {
@@ -183,6 +187,19 @@ export class DemoCluster implements AsyncDisposable {
     await this.#options.folder.recordProcesses(pids.filter((pid) => pid !== null));
   }
 }
+
+const withPort = (url: string, port: number): string => {
+  const changed = new URL(url);
+  changed.port = String(port);
+  return changed.href;
+};
+
+const endpointsOf = ({ region, agent, entranceUrl }: RunningRegion, postgres: string): RegionEndpoints => ({
+  region,
+  postgres,
+  api: agent.api,
+  entrance: new URL(entranceUrl).host,
+});
 
 const agentConfig = (folder: DemoFolder, region: DemoRegion): string =>
   folder.file("agents", `${region.name}.yaml`);

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { removeDataFolder } from "../embedded/data-folder.ts";
@@ -11,6 +12,7 @@ import { lockFolder, type FolderLock } from "./lock.ts";
  *
  *     coregent.yaml            the cluster, for every command run beside it
  *     demo.json                seed and ports, kept over restarts; it marks the folder as a demo's
+ *     admin-token              for `coregent outage`; the configuration holds its hash
  *     demo.lock.*              who works here
  *     processes.json           servers and agents that were started, so that none is left behind
  *     agents/<region>.yaml     what the agents use: the peers' databases through the simulated network
@@ -64,6 +66,21 @@ export class DemoFolder implements AsyncDisposable {
     return this.file("data", region);
   }
 
+  get adminTokenFile(): string {
+    return this.file("admin-token");
+  }
+
+  /** Made when it is first asked for, and kept. */
+  async adminToken(): Promise<string> {
+    const kept = (await readFile(this.adminTokenFile, "utf8").catch(() => "")).trim();
+    if (kept !== "") {
+      return kept;
+    }
+    const token = `cg_${randomBytes(32).toString("base64url")}`;
+    await writeFile(this.adminTokenFile, `${token}\n`, { mode: 0o600 });
+    return token;
+  }
+
   async readSettings(): Promise<DemoSettings | null> {
     return readJson<DemoSettings>(this.file("demo.json"));
   }
@@ -85,7 +102,15 @@ export class DemoFolder implements AsyncDisposable {
         await removeDataFolder(this.dataDir(region));
       }
     }
-    for (const name of ["agents", "data", "logs", "processes.json", "coregent.yaml", "demo.json"]) {
+    for (const name of [
+      "agents",
+      "data",
+      "logs",
+      "processes.json",
+      "coregent.yaml",
+      "admin-token",
+      "demo.json",
+    ]) {
       await rm(this.file(name), { recursive: true, force: true });
     }
     await this.#lock.release();
@@ -111,6 +136,8 @@ export interface DemoSettings {
 export interface RegionPorts {
   readonly postgres: number;
   readonly api: number;
+  /** For PostgreSQL clients. */
+  readonly entrance: number;
 }
 
 const readJson = async <T>(file: string): Promise<T | null> => {

@@ -4,7 +4,7 @@ import { OperatorError } from "../errors.ts";
 import type { RegionPorts } from "./folder.ts";
 
 /**
- * A port for each region's PostgreSQL and agent: from `portBase` on if it is given; else those of the last time, as
+ * Ports for each region's PostgreSQL, its agent's endpoint and its entrance for PostgreSQL clients: from `portBase` on if it is given; else those of the last time, as
  * connection strings are kept in shells and tools; else free ones.
  * @throws OperatorError CG-PORT-TAKEN for one that `portBase` leads to
  */
@@ -18,6 +18,7 @@ export const choosePorts = async (
     ports[region] = {
       postgres: await take(wanted?.postgres, options.portBase !== undefined),
       api: await take(wanted?.api, options.portBase !== undefined),
+      entrance: await take(wanted?.entrance, options.portBase !== undefined),
     };
   }
   return ports;
@@ -27,8 +28,10 @@ const wantedPorts = (
   index: number,
   region: string,
   { portBase, last }: { readonly portBase?: number; readonly last?: Readonly<Record<string, RegionPorts>> },
-): RegionPorts | undefined =>
-  portBase === undefined ? last?.[region] : { postgres: portBase + index, api: portBase + 10 + index };
+): Partial<RegionPorts> | undefined =>
+  portBase === undefined
+    ? last?.[region]
+    : { postgres: portBase + index, api: portBase + 10 + index, entrance: portBase + 20 + index };
 
 const take = async (port: number | undefined, insist: boolean): Promise<number> => {
   if (port !== undefined && (await isFree(port))) {

@@ -10,6 +10,7 @@ import { elapsed, Narrator } from "./narrator.ts";
 import { choosePorts } from "./ports.ts";
 import { runCommand } from "./program.ts";
 import { maxSeed } from "./random.ts";
+import { showTakeover, type TakeoverReport } from "./takeover.ts";
 import { tellWhatNext } from "./what-next.ts";
 import {
   loadData,
@@ -38,6 +39,7 @@ export interface DemoReport {
   readonly load: LoadReport;
   readonly writes: readonly VisibilityReport[];
   readonly partition: PartitionReport;
+  readonly takeover: TakeoverReport;
   readonly verifyCode: number;
 }
 
@@ -60,10 +62,18 @@ export const runDemo = async (context: CliContext, options: DemoOptions): Promis
     `${narrator.color.bold("Coregent")}: three PostgreSQL masters on three continents, one database ` +
       narrator.color.dim(`(seed ${seed}, data in ${displayed(context, folder.path)})`),
   );
-  const cluster = new DemoCluster({ folder, ports, seed });
+  const adminToken = await folder.adminToken();
+  const cluster = new DemoCluster({ folder, ports, seed, adminToken });
   let verdict: ExitCode;
   try {
-    verdict = await tourAndServe(context, { cluster, narrator, folder, seed, once: options.once });
+    verdict = await tourAndServe(context, {
+      cluster,
+      narrator,
+      folder,
+      seed,
+      adminToken,
+      once: options.once,
+    });
   } catch (error) {
     narrator.working("stopping");
     await cluster[Symbol.asyncDispose]();
@@ -80,29 +90,40 @@ interface Parts {
   readonly narrator: Narrator;
   readonly folder: DemoFolder;
   readonly seed: number;
+  readonly adminToken: string;
   readonly once: boolean;
 }
 
 const tourAndServe = async (context: CliContext, parts: Parts): Promise<ExitCode> => {
-  const { cluster, narrator, folder, seed, once } = parts;
+  const { cluster, narrator, folder, seed, adminToken, once } = parts;
   const signal = context.interrupted();
   const { startMs, topology } = await start(context, parts);
   signal.throwIfAborted();
   const sessions = await openSessions(cluster);
   try {
-    const tour: Tour = { cluster, narrator, seed, signal, sessions, nowMs: context.clock.now() };
+    const nowMs = context.clock.now();
+    const tour: Tour = { cluster, narrator, seed, signal, sessions, adminToken, nowMs };
     const load = await loadData(tour);
     const writes = await showWrites(tour);
     const partition = await showPartition(tour);
+    const takeover = await showTakeover(tour);
     const verifyCode = await verify(context, parts);
-    const report: DemoReport = { seed, folder: folder.path, startMs, load, writes, partition, verifyCode };
+    const measured = { load, writes, partition, takeover };
+    const report: DemoReport = { seed, folder: folder.path, startMs, ...measured, verifyCode };
     if (context.output.json) {
       context.output.result(report, () => "");
     }
     if (once) {
       return verifyCode;
     }
-    tellWhatNext({ narrator, cluster, topology, configFile: folder.configFile, cwd: context.cwd });
+    tellWhatNext({
+      narrator,
+      cluster,
+      topology,
+      configFile: folder.configFile,
+      adminTokenFile: folder.adminTokenFile,
+      cwd: context.cwd,
+    });
   } finally {
     await Promise.allSettled([...sessions.values()].map((client) => client.end()));
   }

@@ -9,11 +9,12 @@ export interface WhatNext {
   readonly cluster: DemoCluster;
   readonly topology: Topology;
   readonly configFile: string;
+  readonly adminTokenFile: string;
   readonly cwd: string;
 }
 
 /** Where to connect, and what to try: lines that can be copied as they are. */
-export const tellWhatNext = ({ narrator, cluster, configFile, cwd }: WhatNext): void => {
+export const tellWhatNext = ({ narrator, cluster, configFile, adminTokenFile, cwd }: WhatNext): void => {
   const { color } = narrator;
   const config = foundByItself(configFile, cwd) ? "" : ` --config ${quoted(shown(configFile, cwd))}`;
   const [first, second] = cluster.regions;
@@ -24,7 +25,17 @@ export const tellWhatNext = ({ narrator, cluster, configFile, cwd }: WhatNext): 
   }
   narrator.say();
   narrator.say(color.bold("To try, in another terminal:"));
+  const token = quoted(shown(adminTokenFile, cwd));
   const tips = [
+    [
+      `curl '${first?.agent.api ?? ""}/v1/tables/users/rows?limit=1'`,
+      `the HTTP API of ${first?.region.name ?? ""}'s endpoint; all of it: ${first?.agent.api ?? ""}/docs`,
+    ],
+    [`psql ${first?.entranceUrl ?? ""}`, "its entrance: the nearest master that is well"],
+    [
+      `COREGENT_TOKEN=$(cat ${token}) npx coregent outage start region argentina --for 30s${config}`,
+      "an outage, which ends by itself",
+    ],
     [`npx coregent status --watch${config}`, "links, lag and what is not well"],
     [`npx coregent verify${config}`, "prove again that all regions hold the same"],
     [

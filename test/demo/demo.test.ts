@@ -4,6 +4,7 @@ import { chmod, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { Client } from "pg";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { DemoReport } from "../../src/demo/run.ts";
 import { processStart } from "../../src/embedded/processes.ts";
@@ -36,12 +37,14 @@ interface Run {
 }
 
 /** A command in the test's folder, with nothing to read from and no terminal. */
-const run = (...args: string[]): Run => {
+const run = (...args: string[]): Run => runWith({}, ...args);
+
+const runWith = (more: Record<string, string>, ...args: string[]): Run => {
   const { COREGENT_CONFIG: _config, COREGENT_DATA: _data, FORCE_COLOR: _color, ...env } = process.env;
   const child = spawn(process.execPath, [program, ...args], {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
-    env,
+    env: { ...env, ...more },
   });
   children.push(child);
   const output = { stdout: "", stderr: "" };
@@ -95,6 +98,14 @@ test("killed at the start, then a whole tour: everything it shows is so, and not
       { type: "update_origin_differs", minutes: String(conflict.otherWrote) },
     ]);
   }
+  const { takeover } = report;
+  expect(takeover).toMatchObject({
+    wroteBefore: "argentina",
+    wroteDuring: "moldova",
+    takeover: true,
+    wroteAfter: "argentina",
+  });
+  expect(takeover.equalMs).not.toBeNull();
   expect(report.verifyCode).toBe(0);
   expect(await living()).toEqual([]);
   expect((await readdir(join(root, ".coregent"))).filter((name) => name.startsWith("demo.lock"))).toEqual([]);
@@ -104,7 +115,29 @@ test("it keeps running with what was said to try, and Ctrl-C ends it in order wi
   const demo = run("demo");
   await eventually(() => expect(demo.output.stdout).toContain("Ctrl-C"), { timeoutMs: 120_000 });
   const urls = demo.output.stdout.match(/postgres:\/\/\S+/g);
-  expect(urls).toHaveLength(3);
+  expect(urls).toHaveLength(4);
+  const said = /To try[^]*?Ctrl-C/.exec(demo.output.stdout)?.[0] ?? "";
+
+  // The tips do what they say: the API, the entrance, an outage.
+  const people = await fetch(/curl '(\S+)'/.exec(said)?.[1] ?? "");
+  expect([people.status, await people.json()]).toEqual([
+    200,
+    [expect.objectContaining({ home_region: expect.any(String) })],
+  ]);
+  const through = new Client({ connectionString: /psql (\S+)/.exec(said)?.[1] });
+  await through.connect();
+  expect((await through.query("SELECT region_name FROM coregent.local")).rows).toEqual([
+    { region_name: "moldova" },
+  ]);
+  await through.end();
+  const [, file = "", begin = ""] = /COREGENT_TOKEN=\$\(cat (\S+)\) npx coregent (.*?) {2}/.exec(said) ?? [];
+  const token = (await readFile(join(root, file), "utf8")).trim();
+  const outage = runWith({ COREGENT_TOKEN: token }, ...begin.split(" "));
+  expect(await outage.ended, outage.output.stdout).toBe(0);
+  const healed = runWith({ COREGENT_TOKEN: token }, "outage", "heal", "--all");
+  expect(await healed.ended).toBe(0);
+  expect(healed.output.stdout).toContain("healed at the agents of moldova, argentina, new-zealand");
+  await eventually(async () => expect(await run("status").ended).toBe(0), { timeoutMs: 60_000 });
 
   // The configuration is found by itself; off a terminal there are no control sequences.
   const status = run("status");

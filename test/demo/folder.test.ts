@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, writeFile, stat } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -127,12 +127,20 @@ describe("the data folder", () => {
   });
 });
 
+test("the admin token is made once, and for its owner only", async () => {
+  await using folder = await DemoFolder.open(join(root, "token"));
+  const token = await folder.adminToken();
+  expect(token).toMatch(/^cg_[\w-]{43}$/);
+  expect(await folder.adminToken()).toBe(token);
+  expect((await stat(folder.adminTokenFile)).mode & 0o777).toBe(0o600);
+});
+
 describe("ports", () => {
   test("follow --port-base, and one that is taken is named", async () => {
     const base = 20_000 + Math.floor(Math.random() * 10_000);
     expect(await choosePorts(["a", "b"], { portBase: base })).toEqual({
-      a: { postgres: base, api: base + 10 },
-      b: { postgres: base + 1, api: base + 11 },
+      a: { postgres: base, api: base + 10, entrance: base + 20 },
+      b: { postgres: base + 1, api: base + 11, entrance: base + 21 },
     });
     const blocker = createServer().listen(base + 1, "127.0.0.1");
     await once(blocker, "listening");
@@ -144,7 +152,7 @@ describe("ports", () => {
   });
 
   test("of the last time are taken again, unless somebody has them", async () => {
-    const last = { a: { postgres: await freePort(), api: await freePort() } };
+    const last = { a: { postgres: await freePort(), api: await freePort(), entrance: await freePort() } };
     expect(await choosePorts(["a"], { last })).toEqual(last);
     const blocker = createServer().listen(last.a.api, "127.0.0.1");
     await once(blocker, "listening");
@@ -160,8 +168,16 @@ test("the configuration it writes is one that Coregent reads", () => {
     region,
     postgres: `postgres://postgres@127.0.0.1:${7400 + index}/weightbook`,
     api: `http://127.0.0.1:${7410 + index}`,
+    entrance: `127.0.0.1:${7420 + index}`,
   }));
-  const parsed = parseTopology(configText("weightbook", endpoints, "one\ntwo"), {});
+  const text = configText({
+    cluster: "weightbook",
+    regions: endpoints,
+    adminToken: "a secret",
+    heading: "one\ntwo",
+  });
+  expect(text).not.toContain("a secret");
+  const parsed = parseTopology(text, {});
   const topology = parsed.problems === undefined ? parsed.topology : undefined;
   expect(topology?.regions.map(({ name, id }) => [name, id])).toEqual([
     ["moldova", 1],
@@ -172,4 +188,7 @@ test("the configuration it writes is one that Coregent reads", () => {
     ["public.workouts", "home_region"],
     ["public.workout_sets", "home_region"],
   ]);
+  expect(topology?.regions[1]?.entrance).toEqual({ host: "127.0.0.1", port: 7421 });
+  expect(topology?.outages).toEqual({ allowed: true });
+  expect(topology?.endpoint).toMatchObject({ anonymous: "writer", tokens: [{ role: "admin" }] });
 });

@@ -1,0 +1,62 @@
+import type { RunningRegion } from "./cluster.ts";
+
+const timeoutMs = 15_000;
+
+export interface Answer<T> {
+  readonly status: number;
+  readonly body: T;
+  /** Whose master wrote. */
+  readonly region: string | null;
+  /** In place of an owner that is away. */
+  readonly takeover: boolean;
+  /** As the application sees it. */
+  readonly tookMs: number;
+}
+
+export interface EndpointRequest {
+  readonly method?: "GET" | "POST" | "PATCH" | "DELETE";
+  readonly path: string;
+  readonly body?: unknown;
+  /** Null or left out: as anybody on this machine. */
+  readonly token?: string | null;
+}
+
+/** One request to a region's endpoint, as an application sends it. @throws if it is not answered in 15 s */
+export const ask = async <T>(
+  { agent }: Pick<RunningRegion, "agent">,
+  { method = "GET", path, body, token = null }: EndpointRequest,
+): Promise<Answer<T>> => {
+  const started = performance.now();
+  const response = await fetch(`${agent.api}${path}`, {
+    method,
+    signal: AbortSignal.timeout(timeoutMs),
+    headers: {
+      ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+      ...(body === undefined ? {} : { "content-type": "application/json" }),
+    },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+  const answer = (await response.json()) as T;
+  return {
+    status: response.status,
+    body: answer,
+    region: response.headers.get("coregent-region"),
+    takeover: response.headers.get("coregent-takeover") === "true",
+    tookMs: performance.now() - started,
+  };
+};
+
+/** The same, where anything but success is a defect of the demo. */
+export const mustAsk = async <T>(
+  region: Pick<RunningRegion, "agent">,
+  request: EndpointRequest,
+): Promise<Answer<T>> => {
+  const answer = await ask<T>(region, request);
+  if (answer.status >= 300) {
+    const said = JSON.stringify(answer.body);
+    throw new Error(
+      `${request.method ?? "GET"} ${region.agent.api}${request.path} answers ${answer.status}: ${said}`,
+    );
+  }
+  return answer;
+};
