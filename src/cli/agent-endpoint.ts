@@ -15,6 +15,7 @@ import { registerPatroni } from "../http/patroni.ts";
 import { registerRouting } from "../http/route-routes.ts";
 import { authorize } from "../http/security.ts";
 import { createAgentServer } from "../http/server.ts";
+import { registerWriterMetrics } from "../http/writer-metrics.ts";
 import type { OutageRegistry } from "../outages/registry.ts";
 import { connectPool } from "../postgres/client.ts";
 import { readServerFacts } from "../postgres/server-facts.ts";
@@ -57,10 +58,11 @@ export const serveEndpoints = async (
     lineTo,
     quietOf: (origin) => quietOf(agent, origin),
   });
-  const writer = new RegionalWriter({ masters, topology, clock, random });
+  const registry = new Registry();
+  const events = registerWriterMetrics(registry, () => masters.all);
+  const writer = new RegionalWriter({ masters, topology, clock, random, events });
   const members = (): ReadonlySet<number> => new Set(topology().regions.map(({ id }) => id));
   const ending = new AbortController();
-  const registry = new Registry();
   const server = serverOf(options, { writer, masters, registry, tls });
   const watched = new WatchedMasters({ masters, clock, random, lineTo });
   const entrance =

@@ -94,6 +94,7 @@ export interface WriterEvents {
   readonly routed: (verdict: RegionVerdict, tookMs: number) => void;
   /** A write went on to the next master, since this one failed. */
   readonly failedOver: (from: string) => void;
+  readonly read: (region: string, tookMs: number) => void;
 }
 
 export interface WriterOptions {
@@ -141,13 +142,16 @@ export class RegionalWriter implements Writer {
 
   /** @throws Problem, or the signal's reason */
   async read(request: ReadRequest): Promise<ReadOutcome> {
+    const startedMs = this.#options.clock.monotonic();
     // A read does no harm where the clock is wrong, and does not leave the region for a while of much work.
     const views = this.#options.masters.views().map((view) => ({ ...view, share: 1, fenced: null }));
     const verdicts = chooseMaster({ ...this.#routeOf(unowned), route: "nearest" }, views);
     const masters = verdicts
       .filter(({ candidate }) => candidate)
       .flatMap(({ region }) => this.#options.masters.find(region) ?? []);
-    return readWithSession(masters, request, this.#options.masters.positions);
+    const outcome = await readWithSession(masters, request, this.#options.masters.positions);
+    this.#options.events?.read(outcome.region, this.#options.clock.monotonic() - startedMs);
+    return outcome;
   }
 
   /** @throws Problem `table-unknown` */

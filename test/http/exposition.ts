@@ -45,10 +45,12 @@ const seriesId = (labels: Record<string, string>): string =>
 
 const addSample = (family: Family | undefined, current: string, line: string): void => {
   const match = samplePattern.exec(line);
-  if (match === null || family === undefined || match[1] !== current) {
+  const suffix = match?.[1]?.slice(current.length) ?? "";
+  const known = family?.type === "histogram" ? histogramSuffixes.has(suffix) : suffix === "";
+  if (match === null || family === undefined || !match[1]?.startsWith(current) || !known) {
     throw new Error(`not a sample of ${current}: ${line}`);
   }
-  const labels = parseLabels(match[2] ?? "");
+  const labels = { ...parseLabels(match[2] ?? ""), ...(suffix === "" ? {} : { "": suffix }) };
   const series = seriesId(labels);
   unique(family.samples, series);
   family.samples.set(series, { labels, value: Number((match[3] ?? "").replace("Inf", "Infinity")) });
@@ -74,7 +76,12 @@ const unique = (map: ReadonlyMap<string, unknown>, key: string): void => {
   }
 };
 
-/** The value of one series; throws if there is none, so that a test never compares with undefined. */
+const histogramSuffixes: ReadonlySet<string> = new Set(["_bucket", "_sum", "_count"]);
+
+/**
+ * The value of one series; throws if there is none, so that a test never compares with undefined. Of a histogram, the label
+ * "" is `_bucket`, `_sum` or `_count`.
+ */
 export const sample = (page: string, name: string, labels: Record<string, string> = {}): number => {
   const wanted = seriesId(labels);
   const found = parseExposition(page).get(name)?.samples.get(wanted);

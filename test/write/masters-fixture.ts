@@ -107,7 +107,11 @@ export class WritingRegions implements AsyncDisposable {
       topology: () => topology,
       clock: systemClock(),
       random: () => 0.5,
-      events: { routed: (verdict) => routed.push(verdict), failedOver: () => undefined },
+      events: {
+        routed: (verdict) => routed.push(verdict),
+        failedOver: () => undefined,
+        read: () => undefined,
+      },
     });
     await healths(masters, { a: "healthy", b: "healthy", c: "healthy" });
     return { writer, masters, routed };
