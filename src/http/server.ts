@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import type { ServerResponse } from "node:http";
 import Fastify, { type FastifyInstance } from "fastify";
 import type { Registry } from "prom-client";
 import type { EndpointSettings } from "../../regions/endpoint-settings.ts";
@@ -41,6 +42,8 @@ export interface ServerBounds {
   readonly headersTimeoutMs: number;
   /** A connection on which nothing is sent either way. Longer than any answer takes. */
   readonly idleTimeoutMs: number;
+  /** For the requests that are under way when the server is closed. */
+  readonly stopGraceMs: number;
 }
 
 const usualBounds: ServerBounds = {
@@ -48,6 +51,7 @@ const usualBounds: ServerBounds = {
   requestTimeoutMs: 10_000,
   headersTimeoutMs: 5_000,
   idleTimeoutMs: 120_000,
+  stopGraceMs: 10_000,
 };
 
 const jsonType = "application/json; charset=utf-8";
@@ -74,15 +78,16 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
       headersTimeout: bounds.headersTimeoutMs,
       connectionsCheckingInterval: Math.min(1_000, bounds.headersTimeoutMs),
     },
-    // SIGTERM must not wait for a scraper's idle connection.
-    forceCloseConnections: true,
-    return503OnClosing: true,
+    // Connections that are idle end at once, the others with their answer (`finishInOrder`).
+    forceCloseConnections: "idle",
+    return503OnClosing: false,
     clientErrorHandler: answerClientError(region),
     frameworkErrors: (error, request, reply) => {
       void sendProblem(request, reply, problemFrom(error), region);
     },
   });
   server.server.maxConnections = bounds.maxConnections;
+  finishInOrder(server, bounds.stopGraceMs);
   server.setValidatorCompiler(validatorCompiler);
   server.setSerializerCompiler(() => (value) => JSON.stringify(value));
   addProblems(server, {
@@ -100,6 +105,39 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
     if (options.api !== undefined) await registerApi(app, options.api);
   });
   return server;
+};
+
+/** How long a request may go on to arrive when the server is closed. */
+const arriveMs = 1_000;
+const lookMs = 50;
+
+/** A request that has arrived when the server is closed gets its answer, unless that takes too long. */
+const finishInOrder = (server: FastifyInstance, graceMs: number): void => {
+  const working = new Set<ServerResponse>();
+  let closing = false;
+  server.addHook("preValidation", (_request, { raw }, done) => {
+    working.add(raw);
+    raw.once("close", () => working.delete(raw));
+    done();
+  });
+  server.addHook("onSend", (_request, reply, payload, done) => {
+    if (closing) reply.header("connection", "close");
+    done(null, payload);
+  });
+  server.addHook("preClose", (done) => {
+    closing = true;
+    let waitedMs = 0;
+    const looking = setInterval(() => {
+      waitedMs += lookMs;
+      if (waitedMs >= graceMs || (waitedMs >= arriveMs && working.size === 0)) {
+        server.server.closeAllConnections();
+      }
+    }, lookMs);
+    // A server that never listened does not close.
+    looking.unref();
+    server.server.once("close", () => clearInterval(looking));
+    done();
+  });
 };
 
 const addAgentRoutes = (server: FastifyInstance, options: AgentServerOptions): void => {

@@ -1,7 +1,7 @@
 import type { AddressInfo } from "node:net";
 import { Registry } from "prom-client";
 import { registerMetrics } from "../../src/http/metrics.ts";
-import { createAgentServer } from "../../src/http/server.ts";
+import { createAgentServer, type ServerBounds } from "../../src/http/server.ts";
 import { newLinkStatus, type AgentStatus, type LinkStatus } from "../../src/replication/status.ts";
 
 export const nowMs = Date.UTC(2026, 5, 1, 12, 0, 0);
@@ -34,7 +34,11 @@ export interface RunningServer extends AsyncDisposable {
 /** The real server on a free port of loopback. */
 export const startServer = async (
   status: AgentStatus,
-  options: { pingDatabase?: () => Promise<void>; pingTimeoutMs?: number } = {},
+  options: {
+    pingDatabase?: () => Promise<void>;
+    pingTimeoutMs?: number;
+    bounds?: Partial<ServerBounds>;
+  } = {},
 ): Promise<RunningServer> => {
   const registry = new Registry();
   registerMetrics({ registry, status, now: () => nowMs });
@@ -43,6 +47,7 @@ export const startServer = async (
     registry,
     now: () => nowMs,
     pingDatabase: options.pingDatabase ?? (() => Promise.resolve()),
+    ...(options.bounds === undefined ? {} : { bounds: options.bounds }),
     ...(options.pingTimeoutMs === undefined ? {} : { pingTimeoutMs: options.pingTimeoutMs }),
   });
   await server.listen({ host: "127.0.0.1", port: 0 });

@@ -68,6 +68,50 @@ describe("GET /livez and /readyz", () => {
   });
 });
 
+describe("a server that is closed", () => {
+  /** A probe that is under way until `answer` is called. */
+  const probed = async (bounds: { stopGraceMs: number }) => {
+    const { promise: pinged, resolve: answer } = Promise.withResolvers<void>();
+    const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
+    const server = await startServer(agentStatus(), {
+      bounds,
+      pingTimeoutMs: 60_000,
+      pingDatabase: () => {
+        begin();
+        return pinged;
+      },
+    });
+    await server.get("/livez");
+    const response = server.get("/readyz");
+    await begun;
+    const closed = server[Symbol.asyncDispose]();
+    await expect
+      .poll(() =>
+        server.get("/livez").then(
+          () => "open",
+          () => "closed",
+        ),
+      )
+      .toBe("closed");
+    return { answer, response, closed };
+  };
+
+  test("answers what has arrived, and does not wait for connections that are idle", async () => {
+    const { answer, response, closed } = await probed({ stopGraceMs: 60_000 });
+    answer();
+    expect((await response).status).toBe(200);
+    expect((await response).headers.get("connection")).toBe("close");
+    await closed;
+  });
+
+  test("waits only so long", async () => {
+    const { answer, response, closed } = await probed({ stopGraceMs: 50 });
+    await expect(response).rejects.toThrow("fetch failed");
+    await closed;
+    answer();
+  });
+});
+
 describe("GET /v1/status", () => {
   test("is JSON with WAL positions as PostgreSQL writes them", async () => {
     const status = agentStatus();
