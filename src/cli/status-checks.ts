@@ -32,6 +32,7 @@ export const allChecks = (
   }
   const checks = [
     ...checkInstalled(topology, regions),
+    ...checkDrained(regions),
     ...checkAgents(regions),
     ...checkSlots(topology.cluster, regions),
     ...checkLinks(links, regions),
@@ -116,6 +117,23 @@ const checkInstalled = (topology: Topology, regions: readonly RegionReading[]): 
   const count = [...tables][0] ?? 0;
   return orOk(failures, ok("installation", `${plural(count, "table")} replicated in every region`));
 };
+
+/** Nothing where no region is: it is a wish of somebody, and worth a line only so that it is not forgotten. */
+const checkDrained = (regions: readonly RegionReading[]): readonly Check[] =>
+  regions.flatMap((region): Check[] => {
+    const since = installedOf(region)?.drainedAt ?? null;
+    return since === null
+      ? []
+      : [
+          {
+            name: "drained",
+            severity: "warning",
+            subject: region.region,
+            message: `takes no writes from endpoints since ${since}`,
+            remedy: `Once its maintenance is over: coregent resume ${region.region}.`,
+          },
+        ];
+  });
 
 const checkAgents = (regions: readonly RegionReading[]): readonly Check[] => {
   const failures = regions.flatMap((region): Check[] => {

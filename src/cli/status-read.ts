@@ -28,6 +28,8 @@ export interface InstalledReading {
   readonly regionId: number;
   readonly regionName: string;
   readonly tables: number;
+  /** Since when the region is out for maintenance, as text; null: it is not. */
+  readonly drainedAt: string | null;
   /** Some session holds the region's agent lock. */
   readonly agentActive: boolean;
   readonly slots: readonly SlotReading[];
@@ -173,6 +175,7 @@ const readBasics = async (
 const installedSql = `
 SELECT jsonb_build_object(
   'cluster', l.cluster, 'regionId', l.region_id, 'regionName', l.region_name,
+  'drainedAt', to_jsonb(l) ->> 'drained_at',
   'tables', (SELECT count(*) FROM coregent.replicated_table WHERE schema_name <> 'coregent'),
   'agentActive', EXISTS (
      SELECT FROM pg_locks, LATERAL (SELECT ${agentLockKey} AS key) k

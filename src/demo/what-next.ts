@@ -29,7 +29,7 @@ export const tellWhatNext = ({ narrator, cluster, configFile, adminTokenFile, cw
   const tips = [
     [
       `curl '${first?.agent.api ?? ""}/v1/tables/users/rows?limit=1'`,
-      `the HTTP API of ${first?.region.name ?? ""}'s endpoint; all of it: ${first?.agent.api ?? ""}/docs`,
+      `the HTTP API of ${first?.region.name ?? ""}'s endpoint; /docs shows all of it`,
     ],
     [`psql ${first?.entranceUrl ?? ""}`, "its entrance: the nearest master that is well"],
     [

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { registerDrain, registerResume } from "../../src/cli/drain.ts";
+import { registerStatus } from "../../src/cli/status.ts";
 import { startCluster, type TestCluster } from "../../src/testing/index.ts";
 import { eventually } from "../support/eventually.ts";
 import { run, type Ran } from "./harness.ts";
@@ -18,7 +19,9 @@ beforeAll(async () => {
 afterAll(() => cluster?.stop());
 
 const coregent = (...argv: string[]): Promise<Ran> =>
-  run([...argv, "--config", cluster.configFile], { commands: [registerDrain, registerResume] });
+  run([...argv, "--config", cluster.configFile], {
+    commands: [registerDrain, registerResume, registerStatus],
+  });
 
 interface Answered {
   readonly endpoint: string;
@@ -93,6 +96,7 @@ test("a region is drained, taken down, brought back and resumed, and no write fa
       expect(here).toEqual(there);
     }
     expect(writtenBy(await each())).not.toContain("b");
+    expect((await coregent("status")).stdout).toContain("takes no writes from endpoints since");
 
     await cluster.region("b").server.stop();
     await each();

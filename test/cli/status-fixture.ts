@@ -64,6 +64,7 @@ export const readings = (changes: Partial<Record<(typeof names)[number], Change>
           regionId: id,
           regionName: region,
           tables: 4,
+          drainedAt: null,
           agentActive: true,
           slots: [1, 2, 3].filter((other) => other !== id).map((other) => slot(id, other)),
           progress: [1, 2, 3]

@@ -125,6 +125,11 @@ describe("what is not well is named with a remedy", () => {
     );
   });
 
+  test("a region that is drained, so that it is not forgotten", () => {
+    const regions = readings({ argentina: { installed: { drainedAt: "2026-11-21T07:00:00+00:00" } } });
+    expect(troubles(regions)).toEqual([{ name: "drained", severity: "warning", subject: "argentina" }]);
+  });
+
   test("a resync, quarantined rows, clocks apart, a database of another cluster or region", () => {
     const regions = readings({
       moldova: {
