@@ -163,6 +163,7 @@ const serverOf = (
     ],
     security: () => topology().endpoint,
     tls,
+    onAdminAction: (action) => logger.warn({ audit: action }, "an administrator's request"),
     onInternal: (problem, requestId) =>
       logger.error({ err: problem.facts.cause ?? problem, requestId }, "a request failed"),
   });

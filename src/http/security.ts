@@ -26,6 +26,19 @@ const noRateHeaders = {
 /** Of the route that was found, and not of the request: an address can be spelled in more than one way. */
 const pathOf = ({ routeOptions }: FastifyRequest): string => routeOptions.url ?? "";
 
+const isAdmins = (path: string): boolean => path.startsWith("/v1/admin/");
+
+/** For the audit log: what was asked for at an administrator's address, also where it was refused. */
+export interface AdminAction {
+  /** The token's name; null: not known. */
+  readonly by: string | null;
+  readonly from: string;
+  readonly method: string;
+  readonly url: string;
+  readonly status: number;
+  readonly requestId: string;
+}
+
 /**
  * Who asks is found out before anything else of the request is looked at, and how often he asks is bounded. Addresses of
  * `/v1/admin/` are admin's; the others ask for their rights themselves (`authorize`).
@@ -33,6 +46,7 @@ const pathOf = ({ routeOptions }: FastifyRequest): string => routeOptions.url ??
 export const registerSecurity = async (
   app: FastifyInstance,
   settings: () => EndpointSettings,
+  onAdminAction?: (action: AdminAction) => void,
 ): Promise<void> => {
   const authenticator = createAuthenticator(settings);
   app.addHook("onRequest", async (request: Identified) => {
@@ -42,7 +56,15 @@ export const registerSecurity = async (
     }
     const identity = await authenticator.identify(request.headers.authorization);
     request[identityKey] = identity;
-    mustBeAllowed(identity, path.startsWith("/v1/admin/") ? "admin" : "read");
+    mustBeAllowed(identity, isAdmins(path) ? "admin" : "read");
+  });
+  app.addHook("onResponse", (request: Identified, reply, done) => {
+    const { method, url, ip, id } = request;
+    if (isAdmins(pathOf(request)) && method !== "GET" && method !== "HEAD") {
+      const by = request[identityKey]?.name ?? null;
+      onAdminAction?.({ by, from: ip, method, url, status: reply.statusCode, requestId: id });
+    }
+    done();
   });
   await app.register(rateLimit, {
     timeWindow: 1_000,

@@ -11,7 +11,7 @@ import { addProblems, answerClientError, problemFrom, sendProblem } from "./prob
 import { notReadyReasons } from "./readiness.ts";
 import { agentReport } from "./report.ts";
 import { validatorCompiler } from "./schemas.ts";
-import { registerSecurity } from "./security.ts";
+import { type AdminAction, registerSecurity } from "./security.ts";
 
 export interface AgentServerOptions {
   readonly status: AgentStatus;
@@ -30,6 +30,8 @@ export interface AgentServerOptions {
   readonly bounds?: Partial<ServerBounds>;
   /** Who may use it, as the configuration is now; without, the endpoints ask nobody. */
   readonly security?: () => EndpointSettings;
+  /** Something was asked for at an administrator's address; for the audit log. */
+  readonly onAdminAction?: (action: AdminAction) => void;
   /** PEM texts. */
   readonly tls?: { readonly cert: Buffer; readonly key: Buffer } | null;
 }
@@ -95,7 +97,7 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
     onInternal: (problem, request) => options.onInternal?.(problem, request.id),
   });
   void server.register(async (app) => {
-    if (options.security !== undefined) await registerSecurity(app, options.security);
+    if (options.security !== undefined) await registerSecurity(app, options.security, options.onAdminAction);
     await registerDescription(app);
     await app.register((scope, _options, done) => {
       addAgentRoutes(scope, options);

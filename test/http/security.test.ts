@@ -5,7 +5,7 @@ import { describe, expect, test } from "vitest";
 import { type EndpointSettings, openEndpoint } from "../../regions/endpoint-settings.ts";
 import { systemClock } from "../../src/clock.ts";
 import { registerOutages } from "../../src/http/outage-routes.ts";
-import { authorize } from "../../src/http/security.ts";
+import { type AdminAction, authorize } from "../../src/http/security.ts";
 import { OutageRegistry } from "../../src/outages/registry.ts";
 import { type Api, createApi } from "./api-fixture.ts";
 
@@ -36,11 +36,16 @@ const registry = (): OutageRegistry =>
     logger: pino({ level: "silent" }),
   });
 
-const secured = (settings: EndpointSettings, outages = registry()): Promise<Api> =>
+const secured = (
+  settings: EndpointSettings,
+  outages = registry(),
+  actions: AdminAction[] = [],
+): Promise<Api> =>
   createApi(schema, {
     parts: { authorize },
     server: {
       security: () => settings,
+      onAdminAction: (action) => actions.push(action),
       register: [
         (app) =>
           registerOutages(app, {
@@ -145,6 +150,24 @@ describe("with tokens", () => {
     expect((await ask("DELETE", `${path}/o1`)).status).toBe(404);
     expect(outages.list()).toEqual([]);
   });
+});
+
+test("what is asked for at an administrator's address is told: by whom, and what came of it", async () => {
+  const actions: AdminAction[] = [];
+  await using outages = registry();
+  await using api = await secured(closed, outages, actions);
+  const path = "/v1/admin/outages";
+  await api.ask("GET", path, undefined, as("ops"));
+  await api.ask("POST", path, { id: "o1", kind: "region", region: "argentina" }, as("ops"));
+  await api.ask("DELETE", `${path}/o1`, undefined, as("backend"));
+  await api.ask("DELETE", path);
+  await expect.poll(() => actions.length).toBe(3);
+  expect(actions.map(({ by, method, url, status }) => [by, method, url, status])).toEqual([
+    ["ops", "POST", path, 201],
+    ["backend", "DELETE", `${path}/o1`, 403],
+    [null, "DELETE", path, 401],
+  ]);
+  expect(JSON.stringify(actions)).not.toContain("token-of");
 });
 
 test("more requests than the rate are refused with a time to wait, and health is still told", async () => {
