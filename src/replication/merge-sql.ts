@@ -149,25 +149,20 @@ ${withCandidates(
 };
 
 /**
- * PostgreSQL 18: merges states ($1) of which a lower one is held, which costs less than an upsert: a row is not locked
- * before it is replaced. The others are left as they are.
+ * Merges states ($1) that have seen the lower state which is held: no conflict, and cheaper than an upsert, since a row is
+ * not locked before it is replaced. The others are left as they are. Nothing of what was replaced may be asked for: where
+ * this waited for another writer, RETURNING OLD gives what was there before that one.
  */
 export const replaceSql = (set: Shape): string => {
   const { table } = set;
-  const candidate = candidateOf(table, set.kind, "o", localColumns(set));
-  return `WITH merged AS (
-  UPDATE ${relationOf(table, set.kind)} AS cur SET ${assigned(set)
+  const seen = `(x.cg_prev = cur.cg_version OR coregent.succeeded(cur.cg_version, x.cg_version, x.cg_seen))`;
+  // Where a higher version gives way to a higher base, the floor is to be raised.
+  const order = isOwned(table) ? `${outranks("x", "cur", true)} AND ` : "";
+  return `UPDATE ${relationOf(table, set.kind)} AS cur SET ${assigned(set)
     .map((name) => `${name} = x.${name}`)
     .join(", ")}
-    FROM ${set.source(1)} AS x
-   WHERE ${sameKey(table, "cur", "x")} AND ${outranks("x", "cur", isOwned(table))}
-  RETURNING WITH (OLD AS o, NEW AS n)
-    CASE WHEN ${clash(table, set, "o", "n")} THEN ${candidate} END AS lost, ${floorOf(table, "o", "n")} AS floor
-)
-${withCandidates(
-  "SELECT count(*)::int AS applied, 0 AS inserted, max(floor)::text AS floor FROM merged",
-  `SELECT ${spread("lost")} FROM merged WHERE lost IS NOT NULL`,
-)}`;
+  FROM ${set.source(1)} AS x
+ WHERE ${sameKey(table, "cur", "x")} AND ${order}x.cg_version > cur.cg_version AND ${seen}`;
 };
 
 /**

@@ -77,12 +77,6 @@ const run = async (
 const upsert = (session: MergeSession, set: StateSet, counts: MergeCounts): Promise<Applied> =>
   run(session, set, { sql: upsertSql(set), counts });
 
-/** States that were written upon others: nearly always one of them is held. */
-const replace = async (session: MergeSession, set: StateSet, counts: MergeCounts): Promise<Applied> => {
-  const replaced = await run(session, set, { sql: replaceSql(set), counts });
-  return replaced.applied === set.count ? replaced : sum([replaced, await upsert(session, set, counts)]);
-};
-
 type LockedRow = CandidateRow & FloorRow & { replaced: number; inserted: number; kept: number };
 
 const lockAndReplace = async (
@@ -101,6 +95,17 @@ const lockAndReplace = async (
   }
   throw new KeysUnsettled(set.table.name);
 };
+
+type Apply = (session: MergeSession, set: StateSet, counts: MergeCounts) => Promise<Applied>;
+
+/** For states that were written upon others: nearly always one that they have seen is held. */
+const replaceOr =
+  (otherwise: Apply): Apply =>
+  async (session, set, counts) => {
+    const { rowCount } = await session.query(replaceSql(set), [set.value()]);
+    const replaced = { ...nothing, applied: rowCount ?? 0 };
+    return replaced.applied === set.count ? replaced : sum([replaced, await otherwise(session, set, counts)]);
+  };
 
 /** What one statement is given: it is the server's memory for it that grows, see MergeSession. */
 const maxPieceStates = 2_000;
@@ -130,17 +135,17 @@ export const applyStates = async (
   options: ApplyOptions,
 ): Promise<Applied> => {
   const { lockFirst, counts } = options;
-  const each = async (
-    states: StateSet,
-    apply: (session: MergeSession, set: StateSet, counts: MergeCounts) => Promise<Applied>,
-  ): Promise<Applied[]> =>
+  const each = async (states: StateSet, apply: Apply): Promise<Applied[]> =>
     together(
       piecesOf(states).map(async (piece) => withRefused(session, piece, await apply(session, piece, counts))),
     );
-  if (lockFirst) return sum(await each(set, lockAndReplace));
-  if (set.kind === "tombstone") return sum(await each(set, upsert));
+  const insertOrReplace = lockFirst ? lockAndReplace : upsert;
+  if (set.kind === "tombstone") return sum(await each(set, insertOrReplace));
   const { first, later } = byPredecessor(set);
-  const [replaced, inserted] = await together([each(later, replace), each(first, upsert)]);
+  const [replaced, inserted] = await together([
+    each(later, replaceOr(insertOrReplace)),
+    each(first, insertOrReplace),
+  ]);
   return sum([...replaced, ...inserted]);
 };
 

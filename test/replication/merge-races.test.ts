@@ -145,23 +145,45 @@ test.each([false, true])(
   },
 );
 
-test.each([false, true])(
-  "a row is compared with what a local writer made of it while the merge waited (locking first: %s)",
-  async (lockFirst) => {
-    const { region, put, rows, losers } = await setUp();
+test.each([
+  { lockFirst: false, upon: false },
+  { lockFirst: false, upon: true },
+  { lockFirst: true, upon: false },
+  { lockFirst: true, upon: true },
+])(
+  "a row is compared with what a local writer made of it while the merge waited (%o)",
+  async ({ lockFirst, upon }) => {
+    const { region, table, put, rows, losers } = await setUp();
     await using _ = region;
     const session = await region.session({ settings });
     await mergeNow(session, put(at(1, 2)));
     const local = await region.db.connect();
     await local.query("BEGIN; UPDATE t SET val = 'local' WHERE id = 'a'");
-    const merging = mergeNow(session, put(future(1, 3)), { lockFirst });
+    const stamp = upon ? { prev: at(1, 2), seen: [at(1, 2)] } : {};
+    const incoming = [{ state: row(future(1, 3), stamp), fields: { id: "a", val: "incoming" } }];
+    const merging = mergeNow(session, batchOf(table, incoming), { lockFirst });
     await eventually(async () => (await region.db.query(blockedSql, ["merge 2"])).length > 0);
     await local.query("COMMIT");
     await merging;
-    expect(await rows()).toMatchObject([{ val: String(future(1, 3)) }]);
+    expect(await rows()).toMatchObject([{ val: "incoming" }]);
     expect(await losers()).toEqual(["row local"]);
   },
 );
+
+test("so is a row that a tombstone waits for", async () => {
+  const { region, put, bury, rows, losers } = await setUp();
+  await using _ = region;
+  const session = await region.session({ settings });
+  await mergeNow(session, put(at(1, 2)));
+  const local = await region.db.connect();
+  await local.query("BEGIN; UPDATE t SET val = 'local' WHERE id = 'a'");
+  const merging = mergeNow(session, bury(future(1, 2)));
+  await eventually(async () => (await region.db.query(blockedSql, ["merge 2"])).length > 0);
+  await local.query("COMMIT");
+  expect(await merging).toMatchObject({ rowsSwept: 1 });
+  expect(await rows()).toEqual([]);
+  expect(await losers()).toEqual(["row local"]);
+});
 
 test("the merge yields to a local writer", async () => {
   const { region, put, rows } = await setUp();
