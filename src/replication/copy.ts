@@ -243,7 +243,7 @@ class TableCopy {
     const part = states.take();
     const report = await insist(this.#work, this.#parts.signal, (careful) =>
       session.transaction(async () => {
-        const merged = await mergeBatch(session, { tables: [part] }, { careful });
+        const merged = await mergeBatch(session, { tables: [part] }, { careful, absent: true });
         await session.query(
           `UPDATE coregent.table_sync SET rows_done = rows_done + $3, updated_at = now()
             WHERE origin = $1 AND table_name = $2`,

@@ -9,6 +9,7 @@ import type { LinkStatus } from "./status.ts";
 import type { Sweeper } from "./sweeper.ts";
 import { markMisfits, misfitTables, writeProgress } from "./progress.ts";
 import { insist } from "./insist.ts";
+import { together } from "./together.ts";
 import type { AgentContext } from "./wiring.ts";
 
 export interface MergerOptions {
@@ -128,8 +129,8 @@ export class TransactionMerger {
   async #commit(batch: Batch): Promise<void> {
     const { session, origin, incarnation } = this.#options;
     await markMisfits(session, origin, this.#states.skipped);
-    await writeProgress(session, { origin, incarnation, lsn: batch.endLsn, commitTime: batch.commitTime });
-    await session.commit();
+    const { endLsn: lsn, commitTime } = batch;
+    await together([writeProgress(session, { origin, incarnation, lsn, commitTime }), session.commit()]);
     this.#account(batch);
     await this.noteDurable(batch.endLsn);
   }
