@@ -97,7 +97,21 @@ export const registerDescription = async (app: FastifyInstance): Promise<void> =
           "Errors are `application/problem+json`, each with a stable `code`.",
         license: { name: "Apache-2.0", identifier: "Apache-2.0" },
       },
+      components: {
+        securitySchemes: {
+          bearer: {
+            type: "http",
+            scheme: "bearer",
+            description: "A token of the configuration, or a JWT of its identity provider.",
+          },
+        },
+      },
+      // The second: where the configuration lists no tokens, or lets those without one read.
+      security: [{ bearer: [] }, {}],
       tags: [
+        { name: "agent", description: "How the region and its agent are" },
+        { name: "routing", description: "Which master a write goes to, and which region is near" },
+        { name: "admin", description: "For administrators" },
         { name: "rows", description: "Rows of replicated tables" },
         { name: "transactions", description: "Several operations, all or none" },
       ],

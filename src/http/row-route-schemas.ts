@@ -19,15 +19,53 @@ const select = text("Columns wanted, with commas between; all without it.");
 const sessionHeader = {
   "coregent-session": text("What the caller has seen: the header of an earlier answer, as it came."),
 };
-const writeHeaders = {
+export const writeHeaders = {
   ...sessionHeader,
   prefer: text("`return=minimal|representation`, `durable=N` (regions), `wait=N` (seconds)."),
   "idempotency-key": text("One effect and one answer, however often the request comes with it."),
 };
 const ifMatch = text("ETags, one of which the row has to have; `*`: it has to be there.");
 
-const problems = { "4xx": ProblemSchema, "5xx": ProblemSchema };
-const nothing = Type.Null({ description: "As was preferred: nothing." });
+const shown = (description: string) => ({ type: "string", description });
+
+const readAnswer = {
+  "Coregent-Region": shown("The region that answered."),
+  "Coregent-Session": shown("What the caller has seen now; to be sent with later requests to any region."),
+  "Preference-Applied": shown("Of Prefer, what was understood and done."),
+};
+const ofRow = { ETag: shown("The row's version, for If-Match.") };
+const writeAnswer = {
+  ...readAnswer,
+  "Coregent-Region": shown("The region whose master wrote."),
+  "Coregent-Takeover": shown("true: in place of the row's owner, which is down."),
+  "Coregent-Version": shown("The highest version that was written."),
+  "Coregent-Once-Only": shown(
+    "With Idempotency-Key. false: a region that could not be asked may have carried it out too.",
+  ),
+  "Idempotency-Replayed": shown("true: the answer of an earlier request with the same key."),
+};
+const listAnswer = {
+  ...readAnswer,
+  "Content-Range": shown("items FIRST-LAST/COUNT; * where it was not counted."),
+  "Coregent-Next": shown("For `after`: where the next page begins; absent on the last one."),
+  Link: shown("The next page, as rel=next."),
+};
+
+/** A schema of an answer with its headers, as the description shows them. */
+export const answered = <T extends TSchema>(schema: T, headers: object = writeAnswer): T => ({
+  ...schema,
+  headers,
+});
+
+const refused = answered(ProblemSchema, {
+  "Retry-After": shown("With 429 and 503: when to send it again, in seconds."),
+});
+export const problems = { "4xx": refused, "5xx": refused };
+const row = answered(Row, { ...writeAnswer, ...ofRow });
+const nothing = answered(Type.Null({ description: "As was preferred: nothing." }), {
+  ...writeAnswer,
+  ...ofRow,
+});
 
 const lists = Type.Object({
   select,
@@ -50,7 +88,7 @@ export const insert = {
   querystring: Type.Object({ select }),
   headers: Type.Object(writeHeaders),
   body: RowOrRows,
-  response: { 201: RowOrRows, 200: RowOrRows, ...problems },
+  response: { 201: answered(RowOrRows), 200: answered(RowOrRows), ...problems },
 };
 
 export const list = {
@@ -62,7 +100,7 @@ export const list = {
     ...sessionHeader,
     prefer: text("`count=exact` counts all rows, in Content-Range; `wait=N` (seconds)."),
   }),
-  response: { 200: Type.Array(Row), ...problems },
+  response: { 200: answered(Type.Array(Row), listAnswer), ...problems },
 };
 
 export const get = {
@@ -76,7 +114,11 @@ export const get = {
     "if-none-match": text("ETags that the caller has: 304."),
     prefer: text("`wait=N` (seconds) for what the session has seen."),
   }),
-  response: { 200: Row, 304: Type.Null({ description: "The row is as the caller has it." }), ...problems },
+  response: {
+    200: answered(Row, { ...readAnswer, ...ofRow }),
+    304: Type.Null({ description: "The row is as the caller has it." }),
+    ...problems,
+  },
 };
 
 const writesRow = {
@@ -90,7 +132,7 @@ export const patch = {
   ...writesRow,
   summary: "Change columns of a row",
   body: Row,
-  response: { 200: Row, 204: nothing, ...problems },
+  response: { 200: row, 204: nothing, ...problems },
 };
 
 export const put = {
@@ -103,12 +145,12 @@ export const put = {
     "if-none-match": text("`*`: the row must not be there."),
   }),
   body: Row,
-  response: { 200: Row, 201: Row, 204: nothing, ...problems },
+  response: { 200: row, 201: row, 204: nothing, ...problems },
 };
 
 export const remove = {
   ...writesRow,
   summary: "Delete a row",
   description: "With `Prefer: return=representation`, the row as it was.",
-  response: { 200: Row, 204: nothing, ...problems },
+  response: { 200: row, 204: nothing, ...problems },
 };

@@ -72,6 +72,18 @@ export const Transaction = Type.Object(
   { title: "Transaction", ...closed },
 );
 
+export const TransactionAnswer = Type.Object({
+  results: Type.Array(
+    Type.Object({
+      table: Type.String(),
+      rows: Type.Array(Row),
+      etags: Type.Array(Type.String()),
+      next: Type.Optional(Type.String({ description: "Of a select: where its next page begins." })),
+    }),
+    { description: "One of each operation, in their order." },
+  ),
+});
+
 /** Checked one by one, so that a mistake is named where it is and not as a union that nothing matches. */
 export const TransactionFrame = Type.Object(
   { operations: Type.Array(Type.Unknown(), { minItems: 1 }) },

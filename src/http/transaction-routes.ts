@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { Static, TSchema } from "typebox";
+import { type Static, type TSchema, Type } from "typebox";
 import { Compile } from "typebox/compile";
 import { Problem } from "../problems.ts";
 import type { CatalogTable } from "../write/catalog.ts";
@@ -9,7 +9,14 @@ import { Exchange } from "./exchange.ts";
 import { etag, parseMatch } from "./headers.ts";
 import { parseListQuery } from "./query-string.ts";
 import { rowsOf, rowValues } from "./row-routes.ts";
-import { operationSchemas, ProblemSchema, requireForm, Transaction, TransactionFrame } from "./schemas.ts";
+import { answered, problems, writeHeaders } from "./row-route-schemas.ts";
+import {
+  operationSchemas,
+  requireForm,
+  Transaction,
+  TransactionAnswer,
+  TransactionFrame,
+} from "./schemas.ts";
 
 type Forms = { readonly [Op in keyof typeof operationSchemas]: Static<(typeof operationSchemas)[Op]> };
 type Given = Forms[keyof Forms];
@@ -31,8 +38,9 @@ export const registerTransactions = (app: FastifyInstance, parts: ApiParts): voi
         tags: ["transactions"],
         summary: "Several operations, all or none",
         description: "They run in their order at one master. One that is refused undoes those before it.",
+        headers: Type.Object(writeHeaders),
         body: Transaction,
-        response: { "4xx": ProblemSchema, "5xx": ProblemSchema },
+        response: { 200: answered(TransactionAnswer), ...problems },
       },
     },
     (request, reply) => runTransaction(parts, request, reply),

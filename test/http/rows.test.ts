@@ -274,10 +274,31 @@ test("a column that is added, changed or dropped is known at once, also where st
   expect(api.internal).toEqual([]);
 });
 
+interface Described {
+  readonly headers?: Record<string, unknown>;
+  readonly content?: Record<string, { schema: unknown }>;
+}
+
 test("the description names every route, and can be browsed", async () => {
   await using api = await createApi(schema);
   const { json } = await api.ask("GET", "/openapi.json");
-  expect(json).toMatchObject({ openapi: "3.1.0" });
+  expect(json).toMatchObject({ openapi: "3.1.0", components: { securitySchemes: { bearer: {} } } });
+  const { paths } = json as {
+    paths: Record<
+      string,
+      Record<string, { parameters: { name: string }[]; responses: Record<string, Described> }>
+    >;
+  };
+  const inserted = paths["/v1/tables/{table}/rows"]?.["post"]?.responses;
+  for (const answer of [inserted?.["201"], paths["/v1/transactions"]?.["post"]?.responses["200"]]) {
+    expect(Object.keys(answer?.headers ?? {})).toEqual(
+      expect.arrayContaining(["Coregent-Region", "Coregent-Takeover", "Coregent-Session"]),
+    );
+    expect(answer?.content?.["application/json"]?.schema).not.toHaveProperty("headers");
+  }
+  expect(Object.keys(inserted?.["5XX"]?.headers ?? {})).toEqual(["Retry-After"]);
+  const written = paths["/v1/transactions"]?.["post"]?.parameters.map(({ name }) => name);
+  expect(written).toEqual(expect.arrayContaining(["coregent-session", "prefer", "idempotency-key"]));
   expect(Object.keys((json as { paths: object }).paths).sort((a, b) => a.localeCompare(b))).toEqual([
     "/livez",
     "/metrics",
