@@ -119,6 +119,7 @@ export class Attempt {
     return {
       takeover: this.#verdict.takeover,
       here: this.#master,
+      region: this.#master.region.id,
       peers: others
         .filter((each) => !down.includes(each))
         .map((each) => ({ region: each.region.id, database: each })),

@@ -110,6 +110,8 @@ export interface Peer {
 export interface PeersSay {
   /** `new`: none of those that answered knows it. */
   readonly claim: Claim;
+  /** Those in which it is being carried out. */
+  readonly inFlight: readonly number[];
   /** Those that did not answer in time: they may have carried it out, or be about to. */
   readonly unreachable: readonly number[];
 }
@@ -137,7 +139,11 @@ export const askPeers = async (
   const known = said.flatMap(({ claim }) => (claim === null || claim.kind === "new" ? [] : [claim]));
   // A record says more than a lock: who holds the lock there will find the record too.
   const claim = known.find(({ kind }) => kind !== "in-flight") ?? known[0] ?? { kind: "new" };
-  return { claim, unreachable: said.flatMap((each) => (each.claim === null ? [each.region] : [])) };
+  return {
+    claim,
+    inFlight: said.flatMap((each) => (each.claim?.kind === "in-flight" ? [each.region] : [])),
+    unreachable: said.flatMap((each) => (each.claim === null ? [each.region] : [])),
+  };
 };
 
 /**

@@ -12,6 +12,7 @@ import {
   keepAnswer,
   lookUpKey,
   type Peer,
+  type PeersSay,
 } from "./idempotency.ts";
 import { type Operation, type OperationResult, resultsFromJson, resultsToJson } from "./operation.ts";
 import type { Database } from "./position.ts";
@@ -36,6 +37,8 @@ export interface OnceRequest {
   readonly insertsUnderFixedKeysOnly: boolean;
   /** This master, on another session. */
   readonly here: Database;
+  /** Its region's id. */
+  readonly region: number;
   /** The other masters: those that may be asked, and the ids of those that are known to be down. */
   readonly peers: readonly Peer[];
   readonly unreachable: readonly number[];
@@ -64,7 +67,7 @@ export const doOnce = async (client: ClientBase, request: OnceRequest): Promise<
     if (record === undefined) throw error;
     return { kind: "replayed", record };
   }
-  const said = await asking;
+  const said = await firstInLine(await asking, request);
   const elsewhere = refuse(said.claim);
   if (elsewhere !== null) return { kind: "replayed", record: elsewhere };
   await keepAnswer(client, id, {
@@ -74,6 +77,24 @@ export const doOnce = async (client: ClientBase, request: OnceRequest): Promise<
   const unreachable = [...request.unreachable, ...said.unreachable];
   const { insertsUnderFixedKeysOnly } = request;
   return { kind: "done", results, onceOnly: isOnceOnly({ unreachable, insertsUnderFixedKeysOnly }) };
+};
+
+const maxAsked = 4;
+const askAgainMs = 50;
+
+/**
+ * Regions that began at once have all seen each other. So that not all of them stand back, the one with the lowest id
+ * asks again, still holding the key, until the others have.
+ */
+const firstInLine = async (first: PeersSay, request: OnceRequest): Promise<PeersSay> => {
+  const { peers, id, region, clock, timeoutMs } = request;
+  let said = first;
+  for (let asked = 1; asked < maxAsked; asked += 1) {
+    if (said.claim.kind !== "in-flight" || said.inFlight.some((other) => other < region)) return said;
+    await clock.sleep(askAgainMs);
+    said = await askPeers(peers, id, { clock, timeoutMs });
+  }
+  return said;
 };
 
 /** The record of a claim that was replayed, null for a new one. */

@@ -250,14 +250,16 @@ describe("an idempotency key", () => {
     expect(await refused(writer.write(request(operations, { idempotency: id("once", "other") })))).toBe(
       "idempotency-key-reused",
     );
-    const counted = [insert("free", { id: "i2", body: "x" })];
-    const both = await Promise.all(
-      [writer, elsewhere, writer].map((each) =>
-        refused(each.write(request(counted, { idempotency: id("together") }))),
-      ),
-    );
-    expect(both.filter((outcome) => !["done", "idempotency-in-flight"].includes(outcome))).toEqual([]);
-    expect(both).toContain("done");
+    for (let round = 0; round < 8; round += 1) {
+      const counted = [insert("free", { id: `together${round}`, body: "x" })];
+      const both = await Promise.all(
+        [writer, elsewhere, writer, elsewhere].map((each) =>
+          refused(each.write(request(counted, { idempotency: id(`together${round}`) }))),
+        ),
+      );
+      expect(both.filter((outcome) => !["done", "idempotency-in-flight"].includes(outcome))).toEqual([]);
+      expect(both).toContain("done");
+    }
   });
 
   test("settles a connection that breaks during COMMIT, when the master can be asked again", async () => {
