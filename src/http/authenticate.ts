@@ -147,6 +147,16 @@ const saysNothingOfTheToken = (error: unknown): boolean =>
     ? ["ERR_JOSE_GENERIC", "ERR_JWKS_TIMEOUT", "ERR_JWKS_INVALID"].includes(error.code)
     : !(error instanceof Problem);
 
+const maxNameCharacters = 128;
+
+/** Rates and idempotency keys go by it, so a long subject must not become another's name when it is cut. */
+const subjectName = (subject: string): string => {
+  const name = `jwt:${subject}`;
+  if (name.length <= maxNameCharacters) return name;
+  const hash = createHash("sha256").update(subject).digest("base64url");
+  return `${name.slice(0, maxNameCharacters - hash.length - 1)}~${hash}`;
+};
+
 const identityOf = (payload: JWTPayload, { roleClaim, tablesClaim }: JwtSettings): Identity => {
   const role = roles.find((each) => each === payload[roleClaim]);
   const tables: unknown = payload[tablesClaim];
@@ -160,7 +170,7 @@ const identityOf = (payload: JWTPayload, { roleClaim, tablesClaim }: JwtSettings
     throw new Problem("forbidden", `the token's claim ${tablesClaim} is not a list of tables`);
   }
   return {
-    name: `jwt:${payload.sub ?? ""}`.slice(0, 128),
+    name: subjectName(payload.sub ?? ""),
     role,
     tables: tables === undefined ? null : new Set(tables),
   };

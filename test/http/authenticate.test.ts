@@ -119,6 +119,17 @@ describe("tokens that an identity provider signs", async () => {
     });
   });
 
+  test("two long subjects are two callers, also where they differ at their ends only", async () => {
+    const names = await Promise.all(
+      ["a", "b"].map(async (end) => {
+        const token = await signed({ sub: `${"x".repeat(300)}${end}` });
+        return (await identify(settings, `Bearer ${token}`)).name;
+      }),
+    );
+    expect(names.map((name) => name.length)).toEqual([128, 128]);
+    expect(names[0]).not.toBe(names[1]);
+  });
+
   test.each([
     ["expired", { exp: 1_000_000 }, "token-invalid"],
     ["without an end", { exp: undefined }, "token-invalid"],
