@@ -139,11 +139,10 @@ export const upsertSql = (set: Shape): string => {
   RETURNING WITH (OLD AS o, NEW AS n)
     CASE WHEN o.cg_version IS NOT NULL AND ${conflict}
          THEN ${candidate} END AS lost,
-    ${floorOf(table, "o", "n")} AS floor, o.cg_version IS NULL AS fresh
+    ${floorOf(table, "o", "n")} AS floor
 )
 ${withCandidates(
-  `SELECT count(*)::int AS applied, count(*) FILTER (WHERE fresh)::int AS inserted, max(floor)::text AS floor
-     FROM merged`,
+  "SELECT count(*)::int AS applied, max(floor)::text AS floor FROM merged",
   `SELECT ${spread("lost")} FROM merged WHERE lost IS NOT NULL`,
 )}`;
 };

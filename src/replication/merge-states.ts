@@ -16,8 +16,6 @@ import { together } from "./together.ts";
 export interface Applied {
   /** States that are now held and were not before. */
   readonly applied: number;
-  /** Of these, those of whose key nothing was held in the relation. */
-  readonly inserted: number;
   /** Held states that lost. */
   readonly replaced: readonly Candidate[];
   /** Incoming states that lost. */
@@ -52,30 +50,21 @@ export class KeysUnsettled extends Error {
   }
 }
 
-const nothing: Applied = { applied: 0, inserted: 0, replaced: [], refused: [] };
+const nothing: Applied = { applied: 0, replaced: [], refused: [] };
 
 const sum = (parts: readonly Applied[]): Applied => ({
   applied: parts.reduce((total, part) => total + part.applied, 0),
-  inserted: parts.reduce((total, part) => total + part.inserted, 0),
   replaced: parts.flatMap((part) => part.replaced),
   refused: parts.flatMap((part) => part.refused),
 });
 
-type MergedRow = CandidateRow & FloorRow & { applied: number; inserted: number };
+type MergedRow = CandidateRow & FloorRow & { applied: number };
 
-const run = async (
-  session: MergeSession,
-  set: StateSet,
-  { sql, counts }: { readonly sql: string; readonly counts: MergeCounts },
-): Promise<Applied> => {
-  const { rows } = await session.query<MergedRow>(sql, [set.value()]);
+const upsert = async (session: MergeSession, set: StateSet, counts: MergeCounts): Promise<Applied> => {
+  const { rows } = await session.query<MergedRow>(upsertSql(set), [set.value()]);
   counts.raiseFloor(rows[0]?.floor ?? null);
-  const { applied, inserted } = rows[0] ?? nothing;
-  return { applied, inserted, replaced: candidatesIn(rows), refused: [] };
+  return { applied: rows[0]?.applied ?? 0, replaced: candidatesIn(rows), refused: [] };
 };
-
-const upsert = (session: MergeSession, set: StateSet, counts: MergeCounts): Promise<Applied> =>
-  run(session, set, { sql: upsertSql(set), counts });
 
 type LockedRow = CandidateRow & FloorRow & { replaced: number; inserted: number; kept: number };
 
@@ -90,7 +79,7 @@ const lockAndReplace = async (
     const { rows } = await session.query<LockedRow>(lockAndReplaceSql(set), [set.value()]);
     counts.raiseFloor(rows[0]?.floor ?? null);
     const { replaced, inserted, kept } = rows[0] ?? { replaced: 0, inserted: 0, kept: 0 };
-    done = sum([done, { applied: replaced + inserted, inserted, replaced: candidatesIn(rows), refused: [] }]);
+    done = sum([done, { applied: replaced + inserted, replaced: candidatesIn(rows), refused: [] }]);
     if (replaced + inserted + kept >= set.count) return done;
   }
   throw new KeysUnsettled(set.table.name);

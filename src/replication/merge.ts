@@ -12,15 +12,7 @@ import { copyStates } from "./merge-copy.ts";
 import { applyFitting, applyStates, byPredecessor, piecesOf, type Fitted } from "./merge-states.ts";
 import { setAside, settleQuarantine } from "./quarantine.ts";
 import type { StateSet } from "./states.ts";
-import {
-  buryRows,
-  meetTombstones,
-  nothingSwept,
-  readNoted,
-  sweepKeys,
-  type Noted,
-  type Swept,
-} from "./sweep.ts";
+import { buryRows, meetTombstones, nothingSwept, sweepKeys, type Noted, type Swept } from "./sweep.ts";
 import { fetchStates, mergePartial, type PartialMerge } from "./toast.ts";
 import { together } from "./together.ts";
 
@@ -63,24 +55,14 @@ export const mergeBatch = async (
   }
   if (options.careful === true) for (const { part, merge } of merges) await merge.apply(part);
   else await together(merges.map(({ part, merge }) => merge.apply(part)));
-  const still = merges.flatMap(({ part, merge }) => (merge.mustSweep ? [] : [part.table.name]));
-  const [noted] = await together([
-    readNoted(session, still),
-    together(merges.map(({ merge }) => merge.sweep())),
-  ]);
-  for (const { part, merge } of merges) await merge.settle(noted.get(part.table.name));
+  await together(merges.map(({ merge }) => merge.sweep()));
+  for (const { merge } of merges) await merge.settle();
   // Last, because the log is written as our own: without the origin.
   for (const { merge } of merges) await merge.log();
   // Before others can see, and write upon, what has replaced higher versions.
   if (counts.floor > 0n) await session.query("SELECT coregent.raise_floor($1)", [counts.floor]);
   return counts.report();
 };
-
-type Merged = Pick<Fitted, "fitting" | "inserted">;
-
-/** A row that was there has met its tombstone before, and what has replaced it is higher. */
-const needsSweep = ({ fitting, inserted }: Merged): boolean =>
-  fitting.count > 0 && (fitting.kind === "tombstone" || inserted > 0);
 
 /** One table's part of a batch. */
 class TableMerge {
@@ -91,7 +73,7 @@ class TableMerge {
   readonly #reports: Reported[] = [];
   readonly #setAside: string[] = [];
   /** The sets merged so far. */
-  readonly #merged: Merged[] = [];
+  readonly #merged: StateSet[] = [];
   /** Rows removed. */
   #swept = 0;
   #noted: Noted = { reported: false, quarantined: false };
@@ -136,7 +118,7 @@ class TableMerge {
   async #copied(set: StateSet): Promise<boolean> {
     if (set.count < Math.max(1, this.#options.leastCopied ?? 200)) return false;
     const copied = await copyStates(this.#session, set);
-    if (copied) this.#merged.push({ fitting: set, inserted: set.count });
+    if (copied) this.#merged.push(set);
     return copied;
   }
 
@@ -151,37 +133,29 @@ class TableMerge {
     counts.tombstonesMerged += buried.applied;
     this.#candidates.push(...merged.replaced, ...merged.refused);
     counts.rowsMerged += merged.applied;
-    this.#merged.push(buried, merged);
+    this.#merged.push(buried.fitting, merged.fitting);
     for (const set of partial) await this.#mergePartial(set);
-  }
-
-  /** Whether rows of this batch may lie under a tombstone. */
-  get mustSweep(): boolean {
-    return this.#merged.some(needsSweep);
   }
 
   /** Removes rows that a tombstone outranks, in new snapshots: when the states of all tables are merged. */
   async sweep(): Promise<void> {
     await together(
-      this.#merged
-        .filter(needsSweep)
-        .flatMap(({ fitting }) =>
-          fitting.kind === "tombstone"
-            ? [this.#bury(fitting)]
-            : piecesOf(fitting).map((piece) => this.#sweepRows(piece)),
-        ),
+      this.#merged.flatMap((set) =>
+        set.kind === "tombstone" && set.count > 0
+          ? [this.#bury(set)]
+          : piecesOf(set).map((piece) => this.#sweepRows(piece)),
+      ),
     );
   }
 
   /** What is to be done for merged keys where the conflict log or the quarantine have entries of the table. */
-  async settle(noted: Noted | undefined): Promise<void> {
+  async settle(): Promise<void> {
     const session = this.#session;
-    const quarantined = this.#noted.quarantined || noted?.quarantined === true;
+    const { quarantined, reported } = this.#noted;
     // What was noted is of the moment before a sweep waited for a row's lock.
-    const reported = this.#noted.reported || noted?.reported === true || this.#swept > 0;
-    const judges = reported && this.#table.logsConflicts;
+    const judges = (reported || this.#swept > 0) && this.#table.logsConflicts;
     if (!quarantined && !judges) return;
-    for (const { fitting: set } of this.#merged) {
+    for (const set of this.#merged) {
       if (set.count === 0) continue;
       const keys = keysOf(set);
       if (quarantined) {
@@ -211,7 +185,7 @@ class TableMerge {
     const { counts } = this.#options;
     const done = await this.#updatePartial(set);
     counts.rowsMerged += done.applied;
-    if (done.applied > 0) this.#merged.push({ fitting: set, inserted: 0 });
+    if (done.applied > 0) this.#merged.push(set);
     if (done.fetched === null) return;
     counts.fetchedThrough(done.fetched.position);
     for (const part of done.fetched.parts) await this.apply(part);

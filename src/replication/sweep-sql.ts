@@ -18,45 +18,35 @@ import {
  * because only a new snapshot sees what others have committed while the batch's statements waited.
  */
 
-/**
- * Removes rows that the tombstones of a set ($1) outrank, and finds those of them that a row outranks without having
- * seen them: only if some ($2: their number) removed no row, as nearly all do.
- */
+/** Removes rows that the tombstones of a set ($1) outrank. */
 export const burySql = (set: Shape): string => {
   const { table } = set;
-  const owned = isOwned(table);
-  const rows = relationOf(table, "row");
   const rowLost = table.logsConflicts ? unseen("cur", "x") : "false";
-  const tombstoneLost = table.logsConflicts ? unseen("x", "cur") : "false";
   return `WITH gone AS (
-  DELETE FROM ${rows} AS cur USING ${set.source(1)} AS x
-   WHERE ${sameKey(table, "cur", "x")} AND ${outranks("x", "cur", owned)}
+  DELETE FROM ${relationOf(table, "row")} AS cur USING ${set.source(1)} AS x
+   WHERE ${sameKey(table, "cur", "x")} AND ${outranks("x", "cur", isOwned(table))}
   RETURNING CASE WHEN ${rowLost} THEN ${candidateOf(table, "row", "cur", table.columns)} END AS lost,
             ${floorOf(table, "cur", "x")} AS floor
-), outlived AS (
-  SELECT CASE WHEN ${tombstoneLost} THEN ${candidateOf(table, "tombstone", "x", set.columns)} END AS lost,
-         ${floorOf(table, "x", "cur")} AS floor
-    FROM ${set.source(1)} AS x JOIN ${rows} AS cur ON ${sameKey(table, "cur", "x")}
-   WHERE ${outranks("cur", "x", owned)} AND (SELECT count(*) FROM gone) < $2::int
-), both_kinds AS (SELECT lost, floor FROM gone UNION ALL SELECT lost, floor FROM outlived)
-${sweptOf(table)}`;
+)
+${sweptOf(table, "gone")}`;
 };
 
-/** The answer of what sweeps: from `gone`, and from `both_kinds`. */
-const sweptOf = (table: ReplicatedTable): string =>
+/** The answer of what sweeps: from `gone`, and with the candidates in `from`. */
+const sweptOf = (table: ReplicatedTable, from: string): string =>
   withCandidates(
-    `SELECT (SELECT count(*) FROM gone)::int AS swept, (SELECT max(floor)::text FROM both_kinds) AS floor,
-          ${noted(literal(table.name))}`,
-    `SELECT ${spread("lost")} FROM both_kinds WHERE lost IS NOT NULL`,
+    `SELECT (SELECT count(*) FROM gone)::int AS swept, (SELECT max(floor)::text FROM ${from}) AS floor,
+          ${noted(table)}`,
+    `SELECT ${spread("lost")} FROM ${from} WHERE lost IS NOT NULL`,
   );
 
-/** Whether the conflict log and the quarantine have entries of the table of this name. */
-const noted = (name: string): string =>
-  `EXISTS (SELECT FROM coregent.conflict WHERE table_name = ${name}) AS reported,
-          EXISTS (SELECT FROM coregent.quarantine WHERE table_name = ${name}) AS quarantined`;
+/** Whether the conflict log and the quarantine have entries of the table. */
+const noted = ({ name }: ReplicatedTable): string =>
+  `EXISTS (SELECT FROM coregent.conflict WHERE table_name = ${literal(name)}) AS reported,
+          EXISTS (SELECT FROM coregent.quarantine WHERE table_name = ${literal(name)}) AS quarantined`;
 
 /**
- * The same for the tombstones that are held: of some keys, or (null) all. `keys`: a FROM item with the key's columns.
+ * Removes rows that a tombstone outranks, and finds tombstones that a row outranks without having seen them; of some keys,
+ * or (null) of all. `keys`: a FROM item with the key's columns.
  * Of most keys no row is left.
  */
 export const sweepSql = (table: ReplicatedTable, keys: string | null): string => {
@@ -80,7 +70,7 @@ export const sweepSql = (table: ReplicatedTable, keys: string | null): string =>
          ${floorOf(table, "d", "cur")} AS floor
     FROM d JOIN ${rows} AS cur ON ${sameKey(table, "cur", "d")} WHERE ${outranks("cur", "d", owned)}
 ), both_kinds AS (SELECT lost, floor FROM gone UNION ALL SELECT lost, floor FROM outlived)
-${sweptOf(table)}`;
+${sweptOf(table, "both_kinds")}`;
 };
 
 /**
@@ -95,9 +85,7 @@ export const meetsSql = (table: ReplicatedTable, keys: string): string => {
     `(SELECT ${names.join(", ")} FROM ${tombstones} ORDER BY ${names.map((name) => `${name} ${order}`).join(", ")} LIMIT 1)`;
   return `SELECT EXISTS (
   SELECT FROM ${keys} JOIN ${tombstones} AS d ON ${sameKey(table, "d", "k")}
-   WHERE ${key} >= ${bound("ASC")} AND ${key} <= ${bound("DESC")}) AS met,
-          ${noted(literal(table.name))}`;
+   WHERE EXISTS (SELECT FROM ${tombstones})
+     AND ${key} >= ${bound("ASC")} AND ${key} <= ${bound("DESC")}) AS met,
+          ${noted(table)}`;
 };
-
-/** What is noted of each of the tables ($1: names). */
-export const notedSql = `SELECT t.name, ${noted("t.name")} FROM unnest($1::text[]) AS t(name)`;

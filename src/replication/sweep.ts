@@ -1,11 +1,11 @@
 import type { ReplicatedTable } from "../postgres/table.ts";
-import type { KeySet } from "./merge-keys.ts";
+import { keysOf, type KeySet } from "./merge-keys.ts";
 import type { Candidate } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
 import type { CandidateRow, FloorRow } from "./merge-sql.ts";
 import { candidatesIn } from "./merge-states.ts";
 import type { StateSet } from "./states.ts";
-import { burySql, meetsSql, notedSql, sweepSql } from "./sweep-sql.ts";
+import { burySql, meetsSql, sweepSql } from "./sweep-sql.ts";
 
 /** What is noted of a table beside its states, before a sweep waited for a row's lock. */
 export interface Noted {
@@ -49,11 +49,23 @@ export const sweepKeys = async (session: MergeSession, keys: KeySet): Promise<Sw
   return sweptIn(rows);
 };
 
-/** The same for tombstones that have just been merged, or were not because a higher one is held. */
+/** The same for tombstones that have just been merged: nearly all of them remove their row. */
 export const buryRows = async (session: MergeSession, tombstones: StateSet): Promise<Swept> => {
-  const { rows } = await session.query<SweptRow>(burySql(tombstones), [tombstones.value(), tombstones.count]);
-  return sweptIn(rows);
+  const { rows } = await session.query<SweptRow>(burySql(tombstones), [tombstones.value()]);
+  const buried = sweptIn(rows);
+  if (buried.rows === tombstones.count) return buried;
+  // Some rows are higher, or were not here. Or a higher tombstone was, and what it left is not ours to judge by this one.
+  const swept = await sweepKeys(session, keysOf(tombstones));
+  return {
+    ...swept,
+    rows: buried.rows + swept.rows,
+    candidates: [...buried.candidates, ...swept.candidates],
+    floor: higher(buried.floor, swept.floor),
+  };
 };
+
+const higher = (a: string | null, b: string | null): string | null =>
+  a === null || (b !== null && BigInt(b) > BigInt(a)) ? b : a;
 
 /** The same for all tombstones of a table. Here a plan that reads whole relations is the right one. */
 export const sweepTable = async (session: MergeSession, table: ReplicatedTable): Promise<Swept> => {
@@ -73,14 +85,4 @@ export const meetTombstones = async (
     keys.values,
   );
   return rows[0] ?? { met: false, reported: false, quarantined: false };
-};
-
-/** By the tables' names. */
-export const readNoted = async (
-  session: MergeSession,
-  tables: readonly string[],
-): Promise<Map<string, Noted>> => {
-  if (tables.length === 0) return new Map();
-  const { rows } = await session.query<Noted & { name: string }>(notedSql, [tables]);
-  return new Map(rows.map((row) => [row.name, row]));
 };
