@@ -123,7 +123,8 @@ describe("tokens that an identity provider signs", async () => {
     const names = await Promise.all(
       ["a", "b"].map(async (end) => {
         const token = await signed({ sub: `${"x".repeat(300)}${end}` });
-        return (await identify(settings, `Bearer ${token}`)).name;
+        const { name } = (await identify(settings, `Bearer ${token}`)) as { name: string };
+        return name;
       }),
     );
     expect(names.map((name) => name.length)).toEqual([128, 128]);
