@@ -154,6 +154,8 @@ export interface SettleOptions {
   readonly signal: AbortSignal | undefined;
   readonly resyncing: boolean;
   readonly all: readonly RegionReader[];
+  /** The suspects have been read once. */
+  readonly onRead: () => void;
 }
 
 /** Once all has arrived, a region may still have rows to sweep that met their tombstones just then. */
@@ -175,6 +177,7 @@ export const settle = async (
       options.all.map(async (reader) => [reader.region.id, await reader.position()] as const),
     ),
   );
+  options.onRead();
   let last = first;
   let lagging = new Set<string>();
   let arrivedMs: number | null = null;

@@ -198,18 +198,17 @@ const compareOne = async (
     const found: Settled =
       suspects.keys.length === 0
         ? { settled: 0, counts: countKinds([]), differences: [] }
-        : await anyLost(table.readers, () => {
-            if (suspects.keys.length > 0)
-              options.onProgress?.(`${table.name}: looking at ${suspects.keys.length} keys`);
-            return settle(table, suspects.keys, {
+        : await anyLost(table.readers, () =>
+            settle(table, suspects.keys, {
+              onRead: () => options.onProgress?.(`${table.name}: looking at ${suspects.keys.length} keys`),
               clock,
               deadline,
               limit: options.limit ?? 20,
               signal: options.signal,
               resyncing: options.resyncingIn.length > 0,
               all: options.readers,
-            });
-          });
+            }),
+          );
     const again = suspects.more && found.differences.length === 0 && clock.monotonic() < deadline;
     if (!again) {
       return tableReport(table, scans, {

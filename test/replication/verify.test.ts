@@ -35,6 +35,16 @@ beforeEach(async () => {
 
 const verify = async (options: VerifyOptions = {}): Promise<VerifyReport> =>
   await verifyCluster(regions.regions, { waitMs: 200, ...options });
+/** Verifies; `looked` resolves when keys that differ have been read for the first time. */
+const verifyWatched = (
+  options: VerifyOptions,
+): { readonly done: Promise<VerifyReport>; readonly looked: Promise<void> } => {
+  const { promise: looked, resolve } = Promise.withResolvers<void>();
+  const onProgress = (text: string): void => {
+    if (text.includes("looking at")) resolve();
+  };
+  return { done: verify({ ...options, onProgress }), looked };
+};
 const tableOf = (report: VerifyReport, name: string): TableReport => {
   const table = report.tables.find((one) => one.name === name);
   if (table === undefined) throw new Error(`no ${name}`);
@@ -174,11 +184,11 @@ describe("what is on its way", () => {
   test("a difference that goes while it is looked at is no difference", async () => {
     await regions.merged(items(1, 50));
     await regions.merged("DELETE FROM item WHERE note LIKE 'n4%'", 2);
-    const verifying = verify({ waitMs: 10_000 });
-    await systemClock().sleep(150);
+    const verifying = verifyWatched({ waitMs: 60_000 });
+    await verifying.looked;
     await regions.merged(items(40, 49), 2);
     await regions.merged(items(4, 4), 2);
-    const report = await verifying;
+    const report = await verifying.done;
     expect(report.verdict).toBe("equal");
     expect(tableOf(report, "public.item").settled).toBeGreaterThan(0);
   });
@@ -283,12 +293,13 @@ describe("what cannot be on its way", () => {
     await regions.merged(items(1, 5));
     await regions.merged(`UPDATE item SET cg_version = ${v(100, 1)} WHERE id = '${id(1)}'`, 0);
     await arrived();
-    const verifying = verify({ waitMs: forEver });
-    await systemClock().sleep(500);
+    const verifying = verifyWatched({ waitMs: forEver });
+    await verifying.looked;
     await regions.merged(`UPDATE item SET cg_version = ${v(200, 1)} WHERE id = '${id(1)}'`, 0);
+    // Longer than it takes to tell a difference that does not move.
     await systemClock().sleep(2_000);
     await regions.merged(`UPDATE item SET cg_version = ${v(200, 1)} WHERE id = '${id(1)}'`);
-    expect((await verifying).verdict).toBe("equal");
+    expect((await verifying.done).verdict).toBe("equal");
   });
 });
 
