@@ -74,6 +74,8 @@ class TableMerge {
   readonly #setAside: string[] = [];
   /** The sets merged so far. */
   readonly #merged: StateSet[] = [];
+  /** Those of them that have not been swept. */
+  readonly #unswept: StateSet[] = [];
   /** Rows removed. */
   #swept = 0;
   #noted: Noted = { reported: false, quarantined: false };
@@ -118,7 +120,7 @@ class TableMerge {
   async #copied(set: StateSet): Promise<boolean> {
     if (set.count < Math.max(1, this.#options.leastCopied ?? 200)) return false;
     const copied = await copyStates(this.#session, set);
-    if (copied) this.#merged.push(set);
+    if (copied) this.#hold(set);
     return copied;
   }
 
@@ -133,18 +135,21 @@ class TableMerge {
     counts.tombstonesMerged += buried.applied;
     this.#candidates.push(...merged.replaced, ...merged.refused);
     counts.rowsMerged += merged.applied;
-    this.#merged.push(buried.fitting, merged.fitting);
+    this.#hold(buried.fitting);
+    this.#hold(merged.fitting);
     for (const set of partial) await this.#mergePartial(set);
   }
 
   /** Removes rows that a tombstone outranks, in new snapshots: when the states of all tables are merged. */
   async sweep(): Promise<void> {
     await together(
-      this.#merged.flatMap((set) =>
-        set.kind === "tombstone" && set.count > 0
-          ? [this.#bury(set)]
-          : piecesOf(set).map((piece) => this.#sweepRows(piece)),
-      ),
+      this.#unswept
+        .splice(0)
+        .flatMap((set) =>
+          set.kind === "tombstone" && set.count > 0
+            ? [this.#bury(set)]
+            : piecesOf(set).map((piece) => this.#sweepRows(piece)),
+        ),
     );
   }
 
@@ -185,10 +190,19 @@ class TableMerge {
     const { counts } = this.#options;
     const done = await this.#updatePartial(set);
     counts.rowsMerged += done.applied;
-    if (done.applied > 0) this.#merged.push(set);
+    if (done.applied > 0) this.#hold(set);
     if (done.fetched === null) return;
     counts.fetchedThrough(done.fetched.position);
-    for (const part of done.fetched.parts) await this.apply(part);
+    // One after the other: a key may come as a row and as a tombstone, and the one does not judge what the other has lost.
+    for (const part of done.fetched.parts) {
+      await this.apply(part);
+      await this.sweep();
+    }
+  }
+
+  #hold(set: StateSet): void {
+    this.#merged.push(set);
+    this.#unswept.push(set);
   }
 
   async #updatePartial(set: StateSet): Promise<PartialMerge> {

@@ -85,6 +85,16 @@ test("a row that is not there at all is fetched; so is a key that was deleted me
   expect(await s.conflicts()).toEqual([]);
 });
 
+test("a tombstone here is reported once, though both a row and a tombstone are fetched that have not seen it", async () => {
+  await using s = await setUp();
+  await s.toTarget({ state: tombstone(at(3, 3), { prev: at(2, 3) }), fields: { id: "a" } });
+  await s.toSource({ state: tombstone(at(4, 2), { prev: at(1, 2) }), fields: { id: "a" } });
+  await s.toSource(s.whole(at(6, 2), { small: "6", big }, { prev: at(5, 2) }));
+  await s.toTarget(s.partial(at(6, 2), "6", { prev: at(5, 2) }));
+  expect(await s.rows()).toMatchObject([{ small: "6", big }]);
+  expect(await s.conflicts()).toMatchObject([{ loser: String(at(3, 3)) }]);
+});
+
 test("nothing is fetched, and nothing reported, for a row that has lost", async () => {
   await using s = await setUp();
   await s.toTarget(s.whole(at(9, 3), { small: "9", big }));
