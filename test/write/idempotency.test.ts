@@ -170,10 +170,10 @@ describe("one key, one effect, one answer", () => {
       if (made[0] !== undefined) expect(again).toMatchObject({ claim: "replayed", answer: made[0].answer });
       expect((await send(null, 1)).answer).toBe(again.answer);
     }
+    await regions.equal();
     const [counted] = await regions
       .db("a")
       .query("SELECT count(*)::int AS n FROM coregent.idempotency WHERE answer ~ '^[0-5]$'");
-    await regions.equal();
     expect(await regions.db("b").query("SELECT n FROM total")).toEqual([counted]);
   });
 
