@@ -6,7 +6,7 @@ import type { Consumer, Prepared } from "./consumer.ts";
 import { marker, setMarker, type SizedWorkload } from "./workload.ts";
 
 export interface Drained {
-  /** From the moment at which the consumer's walsender holds the slot until the last transaction is visible. */
+  /** From the moment at which the consumer begins to read, from the slot or a copy of it, until the last transaction is visible. */
   readonly seconds: number;
   /** Before that: from the consumer's start. */
   readonly startUpSeconds: number;
@@ -39,13 +39,15 @@ const reset = async ({ source, target, database, keptSlot }: Prepared, consumer:
   await run(target, consumer.targetDatabase, "CHECKPOINT");
 };
 
+/** Ours reads a backlog from a copy of the slot first (src/replication/backlog.ts): with that its work begins. */
 const slotTaken = async (client: Client, slot: string): Promise<boolean> => {
   const { rowCount } = await client.query({
     name: "taken",
-    text: "SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active",
+    text: `SELECT FROM pg_replication_slots
+            WHERE (slot_name = $1 AND active) OR slot_name = left($1, 55) || '_backlog'`,
     values: [slot],
   });
-  return rowCount === 1;
+  return (rowCount ?? 0) > 0;
 };
 
 const hasBacklog = async (client: Client): Promise<boolean> => {
