@@ -52,7 +52,7 @@ export interface OutputOptions {
 
 const progressIntervalMs = 5_000;
 
-/** https://no-color.org: any non-empty value. */
+/** https://no-color.org: a value that is not empty. */
 export const wantsColor = (stream: TextStream, env: OutputOptions["env"]): boolean => {
   const set = (name: string): boolean => env[name] !== undefined && env[name] !== "";
   if (set("NO_COLOR")) {

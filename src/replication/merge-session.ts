@@ -215,7 +215,7 @@ export class MergeSession implements AsyncDisposable {
   }
 
   /**
-   * Within the transaction, `work` writes as any local session does: triggers stamp, and the changes go to the
+   * Within the transaction, `work` writes like every local session: triggers stamp, and the changes go to the
    * peers. Merging may go on after `resumeOrigin`.
    */
   async asLocalWriter<T>(work: () => Promise<T>): Promise<T> {

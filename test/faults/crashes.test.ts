@@ -44,6 +44,15 @@ const merged = async (): Promise<bigint> =>
   parseLsn(
     (await sql("b", "SELECT lsn::text AS lsn FROM coregent.progress WHERE origin = 1"))[0]?.["lsn"] ?? "0/0",
   );
+/** When the link that reads a's slot has last told what it confirms, by its own clock. */
+const lastStatus = async (): Promise<string> =>
+  (
+    await sql(
+      "a",
+      `SELECT r.reply_time::text AS at FROM pg_stat_replication r
+         JOIN pg_replication_slots s ON s.active_pid = r.pid WHERE s.slot_name = '${slotName}'`,
+    )
+  )[0]?.["at"] ?? "";
 /** Makes everything committed at b durable. */
 const flush = (): Promise<unknown> =>
   sql("b", "SELECT pg_logical_emit_message(true, 'test', ''), txid_current()");
@@ -136,7 +145,11 @@ const forgottenByCrash = async (id: string): Promise<boolean> => {
     expect(slot).toEqual({ active: "true" });
   });
   const known = await merged();
-  await new Promise((resolve) => setTimeout(resolve, 500));
+  // What the link says from now on, it says after the merge: twice, as it tells what has changed and tells it regularly.
+  for (let told = 0; told < 2; told++) {
+    const before = await lastStatus();
+    await eventually(async () => (await lastStatus()) !== before, { what: "a status" });
+  }
   const wasConfirmed = (await confirmed()) >= known;
   await cluster.kill("b", { what: "server" });
   await cluster.region("b").server.start();
