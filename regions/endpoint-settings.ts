@@ -1,5 +1,6 @@
+import { isLoopback } from "./loopback.ts";
 import { parseTableName } from "./table-settings.ts";
-import { quote, type Field, type YamlReader } from "./yaml-reader.ts";
+import { type Field, type YamlReader } from "./yaml-reader.ts";
 
 /** What a caller may do: each role may do what the one before may. */
 export const roles = ["reader", "writer", "admin"] as const;
@@ -98,7 +99,7 @@ const readTokens = (reader: YamlReader, field: Field | undefined): readonly Toke
   const tokens: TokenSettings[] = [];
   for (const item of reader.sequence(field) ?? []) {
     const fields = reader.mapping(item, { required: ["name", "sha256", "role"], optional: ["tables"] });
-    const name = readTokenName(reader, fields?.name);
+    const name = reader.label(fields?.name);
     const sha256 = readHash(reader, fields?.sha256);
     const role = reader.choice(fields?.role, roles);
     const tables = fields?.tables === undefined ? null : readTableNames(reader, fields.tables);
@@ -111,19 +112,6 @@ const readTokens = (reader: YamlReader, field: Field | undefined): readonly Toke
     tokens.push({ name, sha256, role, tables });
   }
   return tokens;
-};
-
-const readTokenName = (reader: YamlReader, field: Field | undefined): string | undefined => {
-  const text = reader.text(field);
-  if (field === undefined || text === undefined) {
-    return undefined;
-  }
-  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(text.value)) {
-    const rule = 'letters, digits, ".", "_" and "-", at most 63';
-    reader.report(field, `must be made of ${rule}; it is ${quote(text.shown)}`);
-    return undefined;
-  }
-  return text.value;
 };
 
 /** What is wrong here may be the token itself: it is not repeated. */
@@ -177,7 +165,7 @@ const readJwksUrl = (reader: YamlReader, field: Field | undefined): string | und
     return undefined;
   }
   const url = URL.canParse(text.value) ? new URL(text.value) : null;
-  const loopback = /^(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(url?.hostname ?? "");
+  const loopback = isLoopback(url?.hostname ?? "");
   if (url === null || (url.protocol !== "https:" && !(url.protocol === "http:" && loopback))) {
     reader.report(
       field,

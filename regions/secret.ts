@@ -74,6 +74,12 @@ const urlProblem = (url: URL): string | null => {
   return url.pathname.length < 2 ? "names no database (postgres://user:password@host:5432/database)" : null;
 };
 
+/** Where a PostgreSQL URL leads, by the rules of libpq: as the URL has it, percent-encoded and with the brackets of IPv6. */
+export const postgresAddress = (url: URL): { readonly host: string; readonly port: string } => ({
+  host: url.hostname === "" ? (url.searchParams.get("host") ?? "localhost") : url.hostname,
+  port: url.port === "" ? (url.searchParams.get("port") ?? "5432") : url.port,
+});
+
 /** Splits a PostgreSQL URL from its password. The problem never quotes the URL. */
 export const readPostgresUrl = (
   text: string,
@@ -95,8 +101,7 @@ export const readPostgresUrl = (
   const password = url.password === "" ? "" : ":***";
   const user = url.username === "" && password === "" ? "" : `${url.username}${password}@`;
   const mask = `${url.protocol}//${user}${url.host}${url.pathname}${maskedQuery(url.searchParams)}`;
-  const host = url.hostname === "" ? (url.searchParams.get("host") ?? "localhost") : url.hostname;
-  const port = url.port === "" ? (url.searchParams.get("port") ?? "5432") : url.port;
+  const { host, port } = postgresAddress(url);
   return { secret: new Secret(text, mask), database: `${host.toLowerCase()}:${port}${url.pathname}` };
 };
 

@@ -153,17 +153,11 @@ const readRegionName = (
   field: Field | undefined,
   unique: CheckUnique,
 ): string | undefined => {
-  const text = reader.text(field);
-  if (field === undefined || text === undefined) {
-    return undefined;
+  const name = reader.label(field);
+  if (field !== undefined && name !== undefined) {
+    unique("name", name.toLowerCase(), field, "the name");
   }
-  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(text.value)) {
-    const rule = 'letters, digits, ".", "_" and "-", at most 63';
-    reader.report(field, `must be made of ${rule}; it is ${quote(text.shown)}`);
-    return undefined;
-  }
-  unique("name", text.value.toLowerCase(), field, "the name");
-  return text.value;
+  return name;
 };
 
 const readRegionId = (

@@ -139,6 +139,20 @@ export class YamlReader {
     return { value: filled.text, shown: value };
   }
 
+  /** The name of a region or a token. */
+  label(field: Field | undefined): string | undefined {
+    const text = this.text(field);
+    if (field === undefined || text === undefined) {
+      return undefined;
+    }
+    if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(text.value)) {
+      const rule = 'letters, digits, ".", "_" and "-", at most 63';
+      this.report(field, `must be made of ${rule}; it is ${quote(text.shown)}`);
+      return undefined;
+    }
+    return text.value;
+  }
+
   /** A finite number, which may also come out of a variable. */
   number(field: Field | undefined): number | undefined {
     if (field === undefined) {

@@ -1,4 +1,5 @@
 import type { Region } from "../../regions/topology.ts";
+import { askAgent } from "../agent-request.ts";
 import type { CliContext } from "./context.ts";
 
 const timeoutMs = 5_000;
@@ -14,16 +15,7 @@ export const adminRequest = async <T>(
   region: Region,
   request: { readonly method: string; readonly path: string; readonly body?: unknown },
 ): Promise<T> => {
-  const token = env["COREGENT_TOKEN"] ?? "";
-  const response = await fetch(`${region.api}${request.path}`, {
-    method: request.method,
-    signal: AbortSignal.timeout(timeoutMs),
-    headers: {
-      ...(token === "" ? {} : { authorization: `Bearer ${token}` }),
-      ...(request.body === undefined ? {} : { "content-type": "application/json" }),
-    },
-    ...(request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
-  });
+  const response = await askAgent(region.api, { ...request, token: env["COREGENT_TOKEN"], timeoutMs });
   const text = (await response.text()).slice(0, maxAnswerCharacters);
   const answer = jsonOrNull(text);
   if (!response.ok && !(response.status === 404 && answer !== null && "healed" in answer)) {

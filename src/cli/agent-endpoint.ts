@@ -1,13 +1,14 @@
 import { readFile } from "node:fs/promises";
 import { Registry } from "prom-client";
 import { asksForToken, type TlsFiles } from "../../regions/endpoint-settings.ts";
+import { isLoopback } from "../../regions/loopback.ts";
 import type { Region, Topology } from "../../regions/topology.ts";
 import { defaultEntranceBounds } from "../entrance/bounds.ts";
 import { Entrance } from "../entrance/entrance.ts";
 import { WatchedMasters } from "../entrance/watched-masters.ts";
 import { OperatorError } from "../errors.ts";
 import { type ApiParts, usualBounds } from "../http/api-parts.ts";
-import { isLoopback, type ListenAddress } from "../http/listen.ts";
+import type { ListenAddress } from "../http/listen.ts";
 import { registerEntranceMetrics } from "../http/entrance-metrics.ts";
 import { registerMetrics } from "../http/metrics.ts";
 import { registerOutages } from "../http/outage-routes.ts";
@@ -131,7 +132,7 @@ const serverOf = (
     cluster: agent.cluster,
     region: region.name,
     writer,
-    catalog: { get: () => writer.catalog(), refreshed: () => writer.refreshedCatalog() },
+    catalog: writer.catalog,
     authorize,
     now: clock.now,
     bounds: usualBounds,

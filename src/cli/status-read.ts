@@ -1,6 +1,7 @@
 import type { Client } from "pg";
 import type { Region, Topology } from "../../regions/topology.ts";
 import { clusterSlug } from "../../regions/topology.ts";
+import { askAgent } from "../agent-request.ts";
 import type { AgentReport } from "../http/report.ts";
 import { agentLockKey } from "../postgres/agent-lock.ts";
 import { connect } from "../postgres/client.ts";
@@ -110,14 +111,8 @@ const failure = (error: unknown): { readonly error: string } => {
   return { error: cause instanceof Error ? cause.message || cause.name : String(cause) };
 };
 
-const readAgent = async (
-  region: Region,
-  { connectTimeoutMs, token = "" }: ReadOptions,
-): Promise<AgentReport> => {
-  const response = await fetch(`${region.api}/v1/status`, {
-    signal: AbortSignal.timeout(connectTimeoutMs),
-    headers: token === "" ? {} : { authorization: `Bearer ${token}` },
-  });
+const readAgent = async (region: Region, { connectTimeoutMs, token }: ReadOptions): Promise<AgentReport> => {
+  const response = await askAgent(region.api, { path: "/v1/status", token, timeoutMs: connectTimeoutMs });
   if (!response.ok) {
     throw new Error(`the agent answered ${response.status}`);
   }

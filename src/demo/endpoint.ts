@@ -1,3 +1,4 @@
+import { type AgentRequest, askAgent } from "../agent-request.ts";
 import type { RunningRegion } from "./cluster.ts";
 
 const timeoutMs = 15_000;
@@ -13,29 +14,15 @@ export interface Answer<T> {
   readonly tookMs: number;
 }
 
-export interface EndpointRequest {
-  readonly method?: "GET" | "POST" | "PATCH" | "DELETE";
-  readonly path: string;
-  readonly body?: unknown;
-  /** Null or left out: as anybody on this machine. */
-  readonly token?: string | null;
-}
+export type EndpointRequest = Omit<AgentRequest, "timeoutMs">;
 
 /** One request to a region's endpoint, as an application sends it. @throws if it is not answered in 15 s */
 export const ask = async <T>(
   { agent }: Pick<RunningRegion, "agent">,
-  { method = "GET", path, body, token = null }: EndpointRequest,
+  request: EndpointRequest,
 ): Promise<Answer<T>> => {
   const started = performance.now();
-  const response = await fetch(`${agent.api}${path}`, {
-    method,
-    signal: AbortSignal.timeout(timeoutMs),
-    headers: {
-      ...(token === null ? {} : { authorization: `Bearer ${token}` }),
-      ...(body === undefined ? {} : { "content-type": "application/json" }),
-    },
-    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-  });
+  const response = await askAgent(agent.api, { ...request, timeoutMs });
   const answer = (await response.json()) as T;
   return {
     status: response.status,

@@ -1,3 +1,4 @@
+import { postgresAddress } from "../../regions/secret.ts";
 import type { HostPort } from "../../regions/topology.ts";
 import type { Line } from "../postgres/line.ts";
 
@@ -30,8 +31,6 @@ export interface EntranceMasters {
 
 /** Where a PostgreSQL URL leads, by the rules of libpq; the user, the password and the rest are the client's business. */
 export const masterAddress = (postgresUrl: string): HostPort => {
-  const url = new URL(postgresUrl);
-  const host = url.hostname === "" ? (url.searchParams.get("host") ?? "localhost") : url.hostname;
-  const port = url.port === "" ? (url.searchParams.get("port") ?? "5432") : url.port;
+  const { host, port } = postgresAddress(new URL(postgresUrl));
   return { host: decodeURIComponent(host).replace(/^\[|\]$/g, ""), port: Number(port) };
 };

@@ -1,5 +1,5 @@
 import type { FastifyRequest } from "fastify";
-import type { Catalog } from "../write/catalog.ts";
+import type { CatalogSource } from "../write/catalog.ts";
 import type { Writer } from "../write/writer.ts";
 
 /** What the HTTP API is made of: everything behind it that acts. */
@@ -9,17 +9,11 @@ export interface ApiParts {
   readonly region: string;
   readonly writer: Pick<Writer, "write" | "read">;
   /** Of a master that answers: names are looked up in it before anything is sent anywhere. */
-  readonly catalog: ApiCatalog;
+  readonly catalog: CatalogSource;
   readonly authorize: Authorize;
   /** Milliseconds since 1970. */
   readonly now: () => number;
   readonly bounds: ApiBounds;
-}
-
-export interface ApiCatalog {
-  get(): Promise<Catalog>;
-  /** For a table that is not known: read again, unless that was done a moment ago. */
-  refreshed(): Promise<Catalog>;
 }
 
 export type Right = "read" | "write";

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Problem } from "../problems.ts";
-import { type Catalog, type CatalogTable, findTable } from "../write/catalog.ts";
+import { type CatalogTable, catalogWith, findTable } from "../write/catalog.ts";
 import { derivedKey } from "../write/derived-key.ts";
 import { freshKeys, withKeys } from "../write/keys.ts";
 import type { Operation, SelectOperation } from "../write/operation.ts";
@@ -98,7 +98,8 @@ export class Exchange {
   async #allowed(
     access: readonly { readonly name: string; readonly right: Right }[],
   ): Promise<{ readonly table: CatalogTable; readonly principal: Principal }[]> {
-    const catalog = await this.#catalogWith(access.map(({ name }) => name));
+    const names = access.map(({ name }) => name);
+    const catalog = await catalogWith(this.#parts.catalog, names);
     const granted = new Map<string, Principal>();
     const allowed: { readonly table: CatalogTable; readonly principal: Principal }[] = [];
     for (const { name, right } of access) {
@@ -110,13 +111,6 @@ export class Exchange {
       allowed.push({ table, principal });
     }
     return allowed;
-  }
-
-  /** Read again if a name is not in it: the table may just have been taken up. */
-  async #catalogWith(names: readonly string[]): Promise<Catalog> {
-    const catalog = await this.#parts.catalog.get();
-    const known = names.every((name) => catalog.tables.has(name) || catalog.byPlainName.has(name));
-    return known ? catalog : this.#parts.catalog.refreshed();
   }
 
   #idempotency(scope: string): { scope: string; key: string; requestHash: string } | null {

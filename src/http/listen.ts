@@ -1,4 +1,4 @@
-import { isIP } from "node:net";
+import { isLoopback } from "../../regions/loopback.ts";
 
 /** Where the agent's endpoints are bound. */
 export interface ListenAddress {
@@ -17,9 +17,6 @@ export const listenAddress = (apiUrl: string): ListenAddress => {
   const host = url.hostname.replace(/^\[|\]$/g, "");
   return { host: isLoopback(host) ? host : "127.0.0.1", port };
 };
-
-export const isLoopback = (host: string): boolean =>
-  host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
 
 /** Of `--listen`. Throws a TypeError for text that is no address. */
 export const parseListen = (listen: string): ListenAddress => {

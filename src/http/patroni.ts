@@ -6,6 +6,7 @@ import { Problem } from "../problems.ts";
 import type { AgentStatus } from "../replication/status.ts";
 import { lagBytes, lagSeconds } from "./lag.ts";
 import { type LagBound, parseLagBound } from "./lag-bound.ts";
+import { sharedLook } from "./shared-look.ts";
 
 export interface PatroniParts {
   readonly status: AgentStatus;
@@ -66,7 +67,10 @@ const checks: Readonly<Record<string, { readonly summary: string; readonly check
  * GET and none for HEAD and OPTIONS. Every region has a primary here, so each that is well is `/primary` and `/replica`.
  */
 export const registerPatroni = (app: FastifyInstance, parts: PatroniParts): void => {
-  const look = sharedLook(parts.facts, parts.timeoutMs ?? 2_000);
+  const look = sharedLook<ServerFacts | null>(() => parts.facts().catch(() => null), {
+    timeoutMs: parts.timeoutMs ?? 2_000,
+    late: () => null,
+  });
   for (const [path, { summary, check }] of Object.entries(checks)) {
     const answer = async (request: FastifyRequest): Promise<{ status: number; body: object }> => {
       const bound = boundOf(request.query);
@@ -136,27 +140,5 @@ const bodyOf = ({ cluster, region, version }: AgentStatus, view: View): object =
     // Where tools for Patroni look for the names of the cluster and the member.
     patroni: { version, scope: cluster, name: region },
     coregent: { lag_seconds: lag.seconds, lag_bytes: lag.bytes, drained, fenced },
-  };
-};
-
-/** Checks that come at once share one look, so that no number of them takes more than one of the master's connections. */
-const sharedLook = (
-  facts: () => Promise<ServerFacts>,
-  timeoutMs: number,
-): (() => Promise<ServerFacts | null>) => {
-  let running: Promise<ServerFacts | null> | null = null;
-  return async () => {
-    running ??= facts()
-      .catch(() => null)
-      .finally(() => {
-        running = null;
-      });
-    const { promise: late, resolve } = Promise.withResolvers<null>();
-    const timer = setTimeout(() => resolve(null), timeoutMs);
-    try {
-      return await Promise.race([running, late]);
-    } finally {
-      clearTimeout(timer);
-    }
   };
 };

@@ -6,14 +6,14 @@ import { placeOfClient } from "../../regions/client-place.ts";
 import type { Place } from "../../regions/distance.ts";
 import type { Topology } from "../../regions/topology.ts";
 import { Problem } from "../problems.ts";
-import { findTable } from "../write/catalog.ts";
+import { catalogWith, findTable } from "../write/catalog.ts";
 import type { RegionalWriter, RouteExplanation } from "../write/writer.ts";
 import type { Authorize } from "./api-parts.ts";
 import { parseKeyPath } from "./headers.ts";
 import { parameters } from "./query-string.ts";
 
 export interface RouteRoutesOptions {
-  readonly writer: Pick<RegionalWriter, "explain" | "nearest" | "catalog" | "refreshedCatalog">;
+  readonly writer: Pick<RegionalWriter, "explain" | "nearest" | "catalog">;
   /** The region of this endpoint. */
   readonly region: string;
   /** As the configuration is now. */
@@ -72,10 +72,7 @@ const explain = async (
       "the parameters are table=NAME and, where a row is meant, key=KEY",
     );
   }
-  const known = await writer.catalog();
-  const catalog =
-    known.tables.has(name) || known.byPlainName.has(name) ? known : await writer.refreshedCatalog();
-  const table = findTable(catalog, name);
+  const table = findTable(await catalogWith(writer.catalog, [name]), name);
   await authorize(request, { table: table.name, right: "read" });
   const key = given.get("key");
   if (key === undefined) return writer.explain(table.name);

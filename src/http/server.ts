@@ -11,6 +11,7 @@ import { addProblems, answerClientError, problemFrom, sendProblem } from "./prob
 import { notReadyReasons } from "./readiness.ts";
 import { agentReport } from "./report.ts";
 import { validatorCompiler } from "./schemas.ts";
+import { sharedLook } from "./shared-look.ts";
 import { type AdminAction, registerSecurity } from "./security.ts";
 
 export interface AgentServerOptions {
@@ -157,7 +158,12 @@ const agentTags = (summary: string) => ({ schema: { tags: ["agent"], summary } }
 
 const addProbes = (server: FastifyInstance, options: AgentServerOptions): void => {
   const { status } = options;
-  const ping = sharedPing(options.pingDatabase, options.pingTimeoutMs ?? 2000);
+  const timeoutMs = options.pingTimeoutMs ?? 2000;
+  /** Null, or what is wrong. */
+  const ping = sharedLook<string | null>(() => options.pingDatabase().then(() => null, messageOf), {
+    timeoutMs,
+    late: () => `no answer within ${timeoutMs} ms`,
+  });
   server.get("/livez", agentTags("Whether the process lives"), () => ({
     status: "ok",
     region: status.region,
@@ -173,27 +179,4 @@ const addProbes = (server: FastifyInstance, options: AgentServerOptions): void =
   });
 };
 
-/**
- * Answers null or what is wrong. Probes that come at once share one look at the database, so that no number of
- * probes takes more than one of its connections.
- */
-const sharedPing = (ping: () => Promise<void>, timeoutMs: number): (() => Promise<string | null>) => {
-  let running: Promise<string | null> | null = null;
-  return async () => {
-    running ??= ping()
-      .then(
-        () => null,
-        (error: unknown) => (error instanceof Error ? error.message : String(error)),
-      )
-      .finally(() => {
-        running = null;
-      });
-    const { promise: late, resolve } = Promise.withResolvers<string>();
-    const timer = setTimeout(() => resolve(`no answer within ${timeoutMs} ms`), timeoutMs);
-    try {
-      return await Promise.race([running, late]);
-    } finally {
-      clearTimeout(timer);
-    }
-  };
-};
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -1,14 +1,8 @@
-import { isIP } from "node:net";
+import { isLoopback } from "../../regions/loopback.ts";
+import { postgresAddress } from "../../regions/secret.ts";
 
-const isLoopback = (host: string): boolean =>
-  host === "" ||
-  host === "localhost" ||
-  host === "[::1]" ||
-  // A folder of Unix sockets.
-  host.startsWith("/") ||
-  host.startsWith("%2F") ||
-  host.startsWith("%2f") ||
-  (isIP(host) === 4 && host.startsWith("127."));
+/** On this machine: loopback, or a folder of Unix sockets. */
+const isLocal = (host: string): boolean => isLoopback(host) || /^(?:\/|%2F)/i.test(host);
 
 /**
  * The URL of a PostgreSQL server, with `sslmode=verify-full` where it says nothing of TLS and the server is not on this
@@ -17,8 +11,7 @@ const isLoopback = (host: string): boolean =>
  */
 export const withTls = (postgresUrl: string): string => {
   const url = new URL(postgresUrl);
-  const host = url.hostname === "" ? (url.searchParams.get("host") ?? "") : url.hostname;
-  if (isLoopback(host) || url.searchParams.has("sslmode") || url.searchParams.has("ssl")) {
+  if (isLocal(postgresAddress(url).host) || url.searchParams.has("sslmode") || url.searchParams.has("ssl")) {
     return postgresUrl;
   }
   // Put behind, as text: writing the URL anew could change how the password is encoded.

@@ -36,3 +36,17 @@ export interface Batch {
   /** Gives the memory of the sets back, to be used again: they must not be looked at any more. */
   release(): void;
 }
+
+/** What a keepalive says, as a batch: nothing of ours lies before this position. */
+export const keepaliveBatch = (endLsn: bigint, commitTime: bigint): Batch => ({
+  tables: [],
+  states: 0,
+  changes: 0,
+  bytes: 0,
+  transactions: 0,
+  endsTransaction: true,
+  endLsn,
+  commitTime,
+  skipped: new Map(),
+  release: () => undefined,
+});

@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import type { Batch, TableBatch } from "./batch.ts";
+import { type Batch, keepaliveBatch, type TableBatch } from "./batch.ts";
 import { collapse } from "./collapse.ts";
 import type { ChangeSink } from "./decode.ts";
 import type { Layout } from "./layout.ts";
@@ -219,7 +219,7 @@ export class Inbox implements ChangeSink {
       return null;
     }
     this.#keepalive = null;
-    return { ...emptyBatch, endLsn: keepalive.lsn, commitTime: keepalive.time };
+    return keepaliveBatch(keepalive.lsn, keepalive.time);
   }
 
   #exceeds({ states, bytes }: Held): boolean {
@@ -324,14 +324,3 @@ export class Inbox implements ChangeSink {
 
 const statesOf = (batch: TableBatch): number =>
   batch.rows.count + batch.tombstones.count + batch.partial.reduce((sum, set) => sum + set.count, 0);
-
-const emptyBatch = {
-  tables: [],
-  states: 0,
-  changes: 0,
-  bytes: 0,
-  transactions: 0,
-  endsTransaction: true,
-  skipped: new Map<string, string>(),
-  release: () => undefined,
-} as const;

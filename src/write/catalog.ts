@@ -142,6 +142,20 @@ export const findTable = (catalog: Catalog, name: string): CatalogTable => {
   return table;
 };
 
+/** A catalog that is read now and then. */
+export interface CatalogSource {
+  get(): Promise<Catalog>;
+  /** For a table that is not known: read again, unless that was done a moment ago. */
+  refreshed(): Promise<Catalog>;
+}
+
+/** Read again if one of these names is not in it: the table may just have been taken up. */
+export const catalogWith = async (source: CatalogSource, names: readonly string[]): Promise<Catalog> => {
+  const catalog = await source.get();
+  const known = names.every((name) => catalog.tables.has(name) || catalog.byPlainName.has(name));
+  return known ? catalog : source.refreshed();
+};
+
 /** @throws Problem `column-unknown` */
 export const findColumn = (table: CatalogTable, name: string): CatalogColumn => {
   const column = table.columns.get(name);

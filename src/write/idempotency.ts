@@ -1,5 +1,6 @@
 import type { ClientBase } from "pg";
 import type { Clock } from "../clock.ts";
+import { sqlStateOf } from "../postgres/sqlstate.ts";
 import type { Database } from "./position.ts";
 
 /** A request that is to have one effect, however often it is sent. */
@@ -191,15 +192,14 @@ export const settle = async (
     await client.query("SELECT pg_advisory_xact_lock(coregent.idempotency_lock($1, $2))", [id.scope, id.key]);
     return await find(client, id, true);
   } catch (error) {
-    if (isLockTimeout(error)) return { kind: "in-flight" };
+    if (sqlStateOf(error) === lockTimeout) return { kind: "in-flight" };
     throw error;
   } finally {
     await client.query("ROLLBACK").catch(() => undefined);
   }
 };
 
-const isLockTimeout = (error: unknown): boolean =>
-  error instanceof Error && "code" in error && error.code === "55P03";
+const lockTimeout = "55P03";
 
 /**
  * Deletes expired records that these regions have made, at most `limit`; gives how many. Each region does so for itself, so

@@ -12,7 +12,7 @@ import type { Topology } from "../../regions/topology.ts";
 import type { Clock, RandomSource } from "../clock.ts";
 import { Problem } from "../problems.ts";
 import { Attempt } from "./attempt.ts";
-import { type Catalog, type CatalogTable, findTable } from "./catalog.ts";
+import { type Catalog, type CatalogSource, type CatalogTable, findTable } from "./catalog.ts";
 import type { Master } from "./master.ts";
 import type { Masters } from "./masters.ts";
 import { type Key, type Operation, type OperationResult, type SelectOperation } from "./operation.ts";
@@ -110,6 +110,11 @@ const maxTries = 2;
 
 /** Routes each write to the right master, and goes on to the next where one falls away. */
 export class RegionalWriter implements Writer {
+  /** That of the nearest master that answers: the tables are the same in all. Rejects with a Problem. */
+  readonly catalog: CatalogSource = {
+    get: () => this.#somewhere((master) => master.catalog.get()),
+    refreshed: () => this.#somewhere((master) => master.catalog.refreshed()),
+  };
   readonly #options: WriterOptions;
 
   constructor(options: WriterOptions) {
@@ -178,16 +183,6 @@ export class RegionalWriter implements Writer {
       takeover: first?.takeover === true,
       regions,
     };
-  }
-
-  /** The catalog of the nearest master that answers: the tables are the same in all. @throws Problem */
-  catalog(): Promise<Catalog> {
-    return this.#somewhere((master) => master.catalog.get());
-  }
-
-  /** Read again, unless that was done a moment ago: for a table that is not known. @throws Problem */
-  refreshedCatalog(): Promise<Catalog> {
-    return this.#somewhere((master) => master.catalog.refreshed());
   }
 
   nearest(place: Place): readonly RankedRegion[] {

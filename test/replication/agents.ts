@@ -165,6 +165,11 @@ export class Regions implements AsyncDisposable {
     return this.#ids.get(name) ?? 0;
   }
 
+  /** Both lines between two regions. */
+  between(a: string, b: string): readonly FaultProxy[] {
+    return [this.line(a, b), this.line(b, a)];
+  }
+
   /** The line by which the agent of `asks` reaches the database of `of`. */
   line(asks: string, of: string): FaultProxy {
     const proxy = this.#proxies.get(`${asks} ${of}`);

@@ -19,12 +19,9 @@ beforeAll(async () => {
 afterAll(() => regions?.[Symbol.asyncDispose]());
 // A test that fails leaves no fault to the next one.
 afterEach(() => {
-  for (const [asks, of] of [
-    ["a", "b"],
-    ["b", "a"],
-  ] as const) {
-    regions.line(asks, of).heal();
-    regions.line(asks, of).setConditions({ latencyMs: 0, loss: 0, bytesPerSecond: null });
+  for (const line of regions.between("a", "b")) {
+    line.heal();
+    line.setConditions({ latencyMs: 0, loss: 0, bytesPerSecond: null });
   }
 });
 
@@ -161,11 +158,7 @@ test("one direction is cut: the other goes on, its own writes wait (FAULTS 20)",
 });
 
 test("a long, lossy line (FAULTS 22)", async () => {
-  for (const [asks, of] of [
-    ["a", "b"],
-    ["b", "a"],
-  ] as const)
-    regions.line(asks, of).setConditions({ latencyMs: 150, loss: 0.01 });
+  for (const line of regions.between("a", "b")) line.setConditions({ latencyMs: 150, loss: 0.01 });
   for (let i = 0; i < 100; i += 1) await insert(i % 2 === 0 ? "a" : "b", `far ${i}`);
   await regions.equal();
 });

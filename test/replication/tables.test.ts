@@ -46,21 +46,11 @@ const begin = async (region: string, ...statements: string[]): Promise<Client> =
 test("TRUNCATE against concurrent inserts (FAULTS 40)", async () => {
   await regions.db("a").query("INSERT INTO notes SELECT 'old' || i FROM generate_series(1, 300) i");
   await regions.equal();
-  for (const [asks, of] of [
-    ["a", "b"],
-    ["b", "a"],
-    ["c", "a"],
-  ] as const)
-    regions.line(asks, of).cut({ mode: "reset" });
+  for (const line of [...regions.between("a", "b"), regions.line("c", "a")]) line.cut({ mode: "reset" });
   await regions.db("a").query("TRUNCATE notes");
   await regions.db("b").query("INSERT INTO notes SELECT 'new' || i FROM generate_series(1, 50) i");
   await regions.db("b").query("UPDATE notes SET body = 'later' WHERE id = 'old7'");
-  for (const [asks, of] of [
-    ["a", "b"],
-    ["b", "a"],
-    ["c", "a"],
-  ] as const)
-    regions.line(asks, of).heal();
+  for (const line of [...regions.between("a", "b"), regions.line("c", "a")]) line.heal();
   await regions.equal();
   expect(await regions.db("a").query("SELECT count(*)::int AS n FROM notes")).toEqual([{ n: 51 }]);
 });
@@ -69,18 +59,10 @@ test("a key changed on both sides (FAULTS 36)", async () => {
   await regions.db("a").query("INSERT INTO notes VALUES ('k', 'first')");
   await arrives("b", "notes WHERE id = 'k'");
   await regions.equal();
-  for (const [asks, of] of [
-    ["a", "b"],
-    ["b", "a"],
-  ] as const)
-    regions.line(asks, of).cut({ mode: "reset" });
+  for (const line of regions.between("a", "b")) line.cut({ mode: "reset" });
   await regions.db("a").query("UPDATE notes SET id = 'k a' WHERE id = 'k'");
   await regions.db("b").query("UPDATE notes SET id = 'k b', body = 'second' WHERE id = 'k'");
-  for (const [asks, of] of [
-    ["a", "b"],
-    ["b", "a"],
-  ] as const)
-    regions.line(asks, of).heal();
+  for (const line of regions.between("a", "b")) line.heal();
   await regions.equal();
   const keys = await regions.db("c").query("SELECT id FROM notes WHERE id LIKE 'k%' ORDER BY id");
   expect(keys).toEqual([{ id: "k a" }, { id: "k b" }]);

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { pino } from "pino";
 import { expect, test } from "vitest";
 import { systemClock } from "../../src/clock.ts";
-import type { Batch } from "../../src/replication/batch.ts";
+import { keepaliveBatch } from "../../src/replication/batch.ts";
 import { Confirmation } from "../../src/replication/confirm.ts";
 import { readProgress } from "../../src/replication/progress.ts";
 import { newLinkStatus } from "../../src/replication/status.ts";
@@ -10,19 +10,6 @@ import { Sweeper } from "../../src/replication/sweeper.ts";
 import { TransactionMerger } from "../../src/replication/transaction-merger.ts";
 import { type AgentContext, defaultLimits } from "../../src/replication/wiring.ts";
 import { MergeRegion } from "./merge-fixture.ts";
-
-const idleAt = (endLsn: bigint): Batch => ({
-  tables: [],
-  states: 0,
-  changes: 0,
-  bytes: 0,
-  transactions: 0,
-  endsTransaction: true,
-  endLsn,
-  commitTime: 0n,
-  release: () => undefined,
-  skipped: new Map(),
-});
 
 /** A walsender reads from its slot's restart_lsn on, and its first keepalives name positions that we merged long ago. */
 test("progress does not go back to where a source has begun to read", async () => {
@@ -54,12 +41,12 @@ test("progress does not go back to where a source has begun to read", async () =
   });
   const { signal } = new AbortController();
   await merger.noteDurable(from);
-  await merger.merge(idleAt(4_999n), signal);
+  await merger.merge(keepaliveBatch(4_999n, 0n), signal);
   expect(await readProgress(session, 2)).toBeNull();
-  await merger.merge(idleAt(6_000n), signal);
+  await merger.merge(keepaliveBatch(6_000n, 0n), signal);
   expect((await readProgress(session, 2))?.lsn).toBe(6_000n);
-  await merger.merge(idleAt(4_000n), signal);
+  await merger.merge(keepaliveBatch(4_000n, 0n), signal);
   expect((await readProgress(session, 2))?.lsn).toBe(6_000n);
-  await merger.merge(idleAt(7_000n), signal);
+  await merger.merge(keepaliveBatch(7_000n, 0n), signal);
   expect((await readProgress(session, 2))?.lsn).toBe(7_000n);
 });

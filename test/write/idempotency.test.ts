@@ -211,11 +211,7 @@ describe("in a partition, where both regions carry it out", () => {
     id: IdempotencyKey,
     write: { readonly work: (name: string) => Work; readonly fixedKeys: boolean },
   ): Promise<Outcome[]> => {
-    for (const [asks, of] of [
-      ["a", "b"],
-      ["b", "a"],
-    ] as const)
-      regions.line(asks, of).cut({ mode: "blackhole" });
+    for (const line of regions.between("a", "b")) line.cut({ mode: "blackhole" });
     const outcomes: Outcome[] = [];
     for (const name of names) {
       outcomes.push(
@@ -227,11 +223,7 @@ describe("in a partition, where both regions carry it out", () => {
         }),
       );
     }
-    for (const [asks, of] of [
-      ["a", "b"],
-      ["b", "a"],
-    ] as const)
-      regions.line(asks, of).heal();
+    for (const line of regions.between("a", "b")) line.heal();
     await regions.equal();
     return outcomes;
   };
