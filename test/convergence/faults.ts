@@ -14,6 +14,9 @@ export interface Stage {
   readonly problem: (line: string) => void;
 }
 
+/** An agent that has just been started makes the slots that it misses. */
+const slotWithinMs = 20_000;
+
 /** Does what the faults of a schedule say. What befalls one region's processes, befalls them one after another. */
 export class Faults {
   readonly #stage: Stage;
@@ -106,7 +109,8 @@ export class Faults {
     const target = cluster.region(fault.target);
     expectCopy(source.name, target.name);
     const slot = `coregent_test_${source.id}_${target.id}`;
-    for (let attempt = 1; ; attempt += 1) {
+    const deadline = performance.now() + slotWithinMs;
+    for (;;) {
       try {
         await source.sql(
           `SELECT pg_terminate_backend(active_pid, 1000) FROM pg_replication_slots WHERE slot_name = '${slot}' AND active`,
@@ -114,8 +118,8 @@ export class Faults {
         await source.sql(`SELECT pg_drop_replication_slot('${slot}')`);
         break;
       } catch (error) {
-        // The agent was faster than we, or has not yet made it anew since the last time.
-        if (attempt === 40) throw error;
+        // The agent was faster than we, or has not yet made it anew since the last time: it may still be starting.
+        if (performance.now() > deadline) throw error;
         await pause(25);
       }
     }
