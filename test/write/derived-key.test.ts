@@ -22,8 +22,8 @@ test("one request's row has one key, a ULID and a uuid of the same bits; another
 
 test("the rows of keys that have a time order by it, and by nothing else that was sent", () => {
   fc.assert(
-    fc.property(fc.nat(2 ** 47), fc.nat(1_000), fc.string(), (ms, ordinal, scope) => {
-      const key = ulid(ms);
+    fc.property(fc.integer({ min: 1, max: 2 ** 47 }), fc.nat(1_000), fc.string(), (ms, ordinal, scope) => {
+      const key = ulid(ms); // which takes 0 for "now"
       expect(decodeTime(derivedKey({ scope, key }, ordinal).ulid)).toBe(ms);
       expect(decodeTime(derivedKey({ scope, key: key.toLowerCase() }, ordinal).ulid)).toBe(ms);
       const uuid7 = ulidToUUID(key)
