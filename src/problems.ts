@@ -156,9 +156,10 @@ export const problemCodes = {
    */
   "identity-unavailable": { status: 503, title: "Tokens cannot be checked at the moment", retryable: true },
   /**
-   * This token has sent more requests than `endpoint.requestsPerSecond` allows.
+   * This token has sent more requests than `endpoint.requestsPerSecond` allows; or this address has sent more than 100 in a
+   * second with no token or wrong ones.
    *
-   * Remedy: send fewer; go on after the time in `Retry-After`.
+   * Remedy: send fewer, or a right token; go on after the time in `Retry-After`.
    */
   "rate-exceeded": { status: 429, title: "Too many requests", retryable: true },
   /**

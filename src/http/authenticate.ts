@@ -10,12 +10,15 @@ import { Problem } from "../problems.ts";
 
 /** Who asks, and what he may do. */
 export interface Identity {
-  /** The token's name, or the subject of a JWT as `jwt:SUBJECT`; `anyone` where no token is asked for. */
+  /** The token's name, or the subject of a JWT as `jwt:SUBJECT`; `anonymousName` where no token is asked for. */
   readonly name: string;
   readonly role: Role;
   /** `schema.table`; null: every table. */
   readonly tables: ReadonlySet<string> | null;
 }
+
+/** Of those without a token; no token can have it. */
+export const anonymousName = "anyone without a token";
 
 /** What a request needs. `read` and `write` are of a table. */
 export type Right = "read" | "write" | "admin";
@@ -42,9 +45,10 @@ const algorithms = [
 export interface Authenticator {
   /**
    * @param authorization the header, or undefined
-   * @throws Problem `token-missing`, `token-invalid`
+   * @param checksSignatures asked before a JWT is checked, which costs more than sending it; false: it is refused unseen
+   * @throws Problem `token-missing`, `token-invalid`, `identity-unavailable`, `forbidden`
    */
-  identify(authorization: string | undefined): Promise<Identity>;
+  identify(authorization: string | undefined, checksSignatures?: () => boolean): Promise<Identity>;
 }
 
 /** @param settings asked at each request: tokens come and go while the agent runs */
@@ -57,17 +61,17 @@ export const createAuthenticator = (settings: () => EndpointSettings): Authentic
     return keys.find;
   };
   return {
-    identify: async (authorization) => {
+    identify: async (authorization, checksSignatures = () => true) => {
       const endpoint = settings();
       if ((authorization ?? "") === "" && endpoint.anonymous !== null) {
-        return { name: "anyone", role: endpoint.anonymous, tables: null };
+        return { name: anonymousName, role: endpoint.anonymous, tables: null };
       }
       const token = bearerOf(authorization);
       const known = identifyByHash(endpoint, token);
       if (known !== null) {
         return known;
       }
-      if (endpoint.jwt === null || token.split(".").length !== 3) {
+      if (endpoint.jwt === null || token.split(".").length !== 3 || !checksSignatures()) {
         throw invalid();
       }
       return identifyByJwt(endpoint.jwt, token, keysOf(endpoint.jwt));

@@ -1,9 +1,9 @@
-import rateLimit from "@fastify/rate-limit";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { EndpointSettings } from "../../regions/endpoint-settings.ts";
 import { Problem } from "../problems.ts";
 import type { Authorize } from "./api-parts.ts";
-import { createAuthenticator, type Identity, mustBeAllowed } from "./authenticate.ts";
+import { anonymousName, createAuthenticator, type Identity, mustBeAllowed } from "./authenticate.ts";
+import { clientOf, Rates } from "./rates.ts";
 
 /** Whom a request is from, once it is known. */
 const identityKey = Symbol("identity");
@@ -16,12 +16,8 @@ const open = [
   /^\/docs(?:\/|$)/,
 ];
 
-const noRateHeaders = {
-  "x-ratelimit-limit": false,
-  "x-ratelimit-remaining": false,
-  "x-ratelimit-reset": false,
-  "retry-after": false,
-};
+/** Of one address, with no token or a wrong one; less where a token may send less. */
+const maxRefusedPerSecond = 100;
 
 /** Of the route that was found, and not of the request: an address can be spelled in more than one way. */
 const pathOf = ({ routeOptions }: FastifyRequest): string => routeOptions.url ?? "";
@@ -43,19 +39,25 @@ export interface AdminAction {
  * Who asks is found out before anything else of the request is looked at, and how often he asks is bounded. Addresses of
  * `/v1/admin/` are admin's; the others ask for their rights themselves (`authorize`).
  */
-export const registerSecurity = async (
+export const registerSecurity = (
   app: FastifyInstance,
   settings: () => EndpointSettings,
   onAdminAction?: (action: AdminAction) => void,
-): Promise<void> => {
-  const authenticator = createAuthenticator(settings);
+): void => {
+  const identify = identifier(settings);
+  const asked = new Rates(() => performance.now());
   app.addHook("onRequest", async (request: Identified) => {
     const path = pathOf(request);
     if (open.some((pattern) => pattern.test(path))) {
       return;
     }
-    const identity = await authenticator.identify(request.headers.authorization);
+    const identity = await identify(request);
     request[identityKey] = identity;
+    const { requestsPerSecond } = settings();
+    const { name } = identity;
+    if (!asked.take(name === anonymousName ? `at:${clientOf(request.ip)}` : name, requestsPerSecond)) {
+      throw tooOften(`this caller may send ${requestsPerSecond} requests a second`);
+    }
     mustBeAllowed(identity, isAdmins(path) ? "admin" : "read");
   });
   app.addHook("onResponse", (request: Identified, reply, done) => {
@@ -66,21 +68,26 @@ export const registerSecurity = async (
     }
     done();
   });
-  await app.register(rateLimit, {
-    timeWindow: 1_000,
-    max: () => settings().requestsPerSecond,
-    cache: 10_000,
-    // `Retry-After` is enough for those who are refused.
-    addHeaders: noRateHeaders,
-    addHeadersOnExceeding: noRateHeaders,
-    keyGenerator: (request: Identified) => {
-      const identity = request[identityKey];
-      return identity === undefined || identity.name === "anyone" ? request.ip : identity.name;
-    },
-    allowList: (request) => open.some((pattern) => pattern.test(pathOf(request))),
-    errorResponseBuilder: (_request, { max }) =>
-      new Problem("rate-exceeded", `this caller may send ${max} requests a second`, { retryAfterSeconds: 1 }),
-  });
+};
+
+const tooOften = (detail: string): Problem => new Problem("rate-exceeded", detail, { retryAfterSeconds: 1 });
+
+/**
+ * Who asks. An address that was refused too often is told that instead; its tokens are still looked up, which is cheap,
+ * since others may be behind the same address.
+ */
+const identifier = (settings: () => EndpointSettings): ((request: FastifyRequest) => Promise<Identity>) => {
+  const authenticator = createAuthenticator(settings);
+  const refused = new Rates(() => performance.now());
+  return async ({ headers, ip }) => {
+    const most = Math.min(maxRefusedPerSecond, settings().requestsPerSecond);
+    try {
+      return await authenticator.identify(headers.authorization, () => !refused.isSpent(clientOf(ip), most));
+    } catch (error) {
+      if (refused.take(clientOf(ip), most)) throw error;
+      throw tooOften(`this address was refused ${most} times in this second`);
+    }
+  };
 };
 
 /** The rights of a request to a table, by what `registerSecurity` found out. */

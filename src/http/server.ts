@@ -98,7 +98,7 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
     onInternal: (problem, request) => options.onInternal?.(problem, request.id),
   });
   void server.register(async (app) => {
-    if (options.security !== undefined) await registerSecurity(app, options.security, options.onAdminAction);
+    if (options.security !== undefined) registerSecurity(app, options.security, options.onAdminAction);
     await registerDescription(app);
     await app.register((scope, _options, done) => {
       addAgentRoutes(scope, options);

@@ -20,7 +20,11 @@ const identify = async (settings: EndpointSettings, header?: string): Promise<un
 
 describe("without a token", () => {
   test("anyone may write where nothing is configured, and is never admin", async () => {
-    expect(await identify(openEndpoint)).toEqual({ name: "anyone", role: "writer", tables: null });
+    expect(await identify(openEndpoint)).toEqual({
+      name: "anyone without a token",
+      role: "writer",
+      tables: null,
+    });
   });
 
   test("what the configuration says, also beside tokens; a wrong token is not taken for none", async () => {

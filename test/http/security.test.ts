@@ -182,3 +182,41 @@ test("more requests than the rate are refused with a time to wait, and health is
   expect(refused[0]?.headers.get("retry-after")).toBe("1");
   expect((await api.ask("GET", "/livez")).status).toBe(200);
 });
+
+describe("of one address", () => {
+  const codes = (answers: readonly { json: unknown }[]): Map<string, number> => {
+    const found = new Map<string, number>();
+    for (const { json } of answers) {
+      const { code } = json as { code: string };
+      found.set(code, (found.get(code) ?? 0) + 1);
+    }
+    return found;
+  };
+  const slow = { ...closed, requestsPerSecond: 5 };
+  const many = (api: Api, path: string, headers: () => Record<string, string>) =>
+    Promise.all(Array.from({ length: 40 }, () => api.ask("GET", path, undefined, headers())));
+
+  test.each([
+    ["no token", "token-missing", () => ({})],
+    ["tokens that are guessed", "token-invalid", () => as(Math.random().toString(36))],
+  ])(
+    "too many requests with %s are told to wait, and those with a right one are served",
+    async (_, code, headers) => {
+      await using api = await secured(slow);
+      const answers = await many(api, "/v1/status", headers);
+      const found = codes(answers);
+      expect(found.get(code)).toBeGreaterThan(0);
+      expect(found.get("rate-exceeded")).toBeGreaterThan(0);
+      const late = answers.find(({ status }) => status === 429);
+      expect(late?.headers.get("retry-after")).toBe("1");
+      expect((await api.ask("GET", "/v1/status", undefined, as("ops"))).status).toBe(200);
+    },
+  );
+
+  test("what a role does not allow counts like what it allows", async () => {
+    await using api = await secured(slow);
+    const answers = await many(api, "/v1/admin/outages", () => as("backend"));
+    expect(codes(answers).get("forbidden")).toBeGreaterThan(0);
+    expect(codes(answers).get("rate-exceeded")).toBeGreaterThan(0);
+  });
+});
