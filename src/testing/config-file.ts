@@ -8,6 +8,8 @@ export interface ConfiguredRegion {
   readonly id: number;
   readonly postgres: string;
   readonly api: string;
+  /** HOST:PORT where PostgreSQL clients are let in; without it, nowhere. */
+  readonly entrance?: string;
 }
 
 /** The text of a coregent.yaml. */

@@ -21,6 +21,7 @@ export interface EndpointOptions {
     readonly role: "reader" | "writer" | "admin";
   }[];
   readonly anonymous?: "none" | "reader" | "writer";
+  readonly requestsPerSecond?: number;
 }
 
 export interface ClusterOptions {

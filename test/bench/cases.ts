@@ -1,4 +1,5 @@
 import type { BenchCase } from "./case.ts";
+import { endpoint } from "./cases/endpoint.ts";
 import { idle } from "./cases/idle.ts";
 import { join } from "./cases/join.ts";
 import { lag } from "./cases/lag.ts";
@@ -21,4 +22,5 @@ export const cases: readonly BenchCase[] = [
   memory,
   cpuRegions,
   idle,
+  endpoint,
 ];

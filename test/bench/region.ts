@@ -5,7 +5,7 @@ import type { BenchServer } from "./bench-server.ts";
 import { AgentProcess } from "../../src/testing/agent-process.ts";
 import { configText, writeConfig, type ConfiguredRegion } from "../../src/testing/config-file.ts";
 import { installCluster } from "../../src/testing/install.ts";
-import type { TableOptions } from "../../src/testing/options.ts";
+import type { EndpointOptions, TableOptions } from "../../src/testing/options.ts";
 import type { Servers } from "./servers.ts";
 import { createDatabase, dropDatabase, run } from "./sql.ts";
 
@@ -19,12 +19,18 @@ export interface ClusterOptions {
   /** Further statements in the first region, before Coregent is installed. */
   readonly seed?: readonly string[];
   readonly tables?: readonly TableOptions[];
+  readonly endpoint?: EndpointOptions;
+  /** Whether each region lets PostgreSQL clients in. */
+  readonly entrance?: boolean;
 }
 
 export interface BenchRegion {
   readonly server: BenchServer;
   /** Not started. */
   readonly agent: AgentProcess;
+  /** Ports of the agent's HTTP endpoint, and of its entrance for PostgreSQL clients. */
+  readonly apiPort: number;
+  readonly entrancePort: number | null;
 }
 
 /** Regions a, b and so on, with ids from 1: databases on the servers of these names, joined directly. */
@@ -47,18 +53,26 @@ export const openCluster = async (servers: Servers, options: ClusterOptions): Pr
       id: i + 1,
       postgres: server.url(oursDatabase),
       api: `http://127.0.0.1:${await freePort()}`,
+      ...(options.entrance === true ? { entrance: `127.0.0.1:${await freePort()}` } : {}),
     });
   }
   const configFile = join(servers.folder, `${clusterName}.yaml`);
-  const settings = { cluster: clusterName, regions: names, tables: options.tables ?? [] };
+  const settings = {
+    cluster: clusterName,
+    regions: names,
+    tables: options.tables ?? [],
+    ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
+  };
   const text = configText(settings, configured);
   await writeConfig(configFile, text);
   await installCluster(topologyOf(text, { file: configFile, env: {} }));
   const regions = started.map((server, i): BenchRegion => {
-    const { name: region = "", api = "" } = configured[i] ?? {};
+    const { name: region = "", api = "", entrance } = configured[i] ?? {};
     const logFile = join(servers.folder, `${region}.agent.log`);
     return {
       server,
+      apiPort: portOf(api),
+      entrancePort: entrance === undefined ? null : portOf(`http://${entrance}`),
       agent: new AgentProcess({ region, api, configFile, logFile, cwd: servers.folder, env: {} }),
     };
   });
@@ -72,6 +86,8 @@ export const openCluster = async (servers: Servers, options: ClusterOptions): Pr
     },
   };
 };
+
+const portOf = (url: string): number => Number(new URL(url).port);
 
 /** @throws where there is none of that index */
 export const regionAt = ({ regions }: BenchCluster, index: number): BenchRegion => {

@@ -1,0 +1,59 @@
+import { spawn } from "node:child_process";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+
+/** What a program that makes load is to do. Rows are numbered; see rows.ts. */
+export interface LoadPlan {
+  readonly port: number;
+  /** Of a PostgreSQL server. */
+  readonly database: string;
+  readonly connections: number;
+  readonly work: Work;
+  /** The first row, */
+  readonly from: number;
+  /** so many that nobody measures, */
+  readonly warmUp: number;
+  /** and so many that count. */
+  readonly count: number;
+  /** Evenly, whether or not earlier ones are answered; null: each connection as fast as it is answered. */
+  readonly perSecond: number | null;
+}
+
+/** `insert`: the row as it was stored comes back; `insertMinimal`: nothing does. `read`: by key. */
+export type Work = "insert" | "insertMinimal" | "read";
+
+export interface LoadReport {
+  readonly seconds: number;
+  /** From the moment when it was due (evenly) or sent, to the answer. */
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  /** Of the program, over what counts. */
+  readonly cpuSeconds: number;
+  /** Answers that are not what they should be. */
+  readonly failures: readonly string[];
+}
+
+export type LoadProgram = "http-load" | "pg-load";
+
+/** Runs the program as a process of its own. @throws with what it said when it fails */
+export const runLoad = (program: LoadProgram, plan: LoadPlan): Promise<LoadReport> =>
+  new Promise((resolve, reject) => {
+    const file = fileURLToPath(new URL(`${program}.ts`, import.meta.url));
+    const child = spawn(process.execPath, [file, JSON.stringify(plan)], {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, NODE_NO_WARNINGS: "1" },
+      timeout: 300_000,
+      killSignal: "SIGKILL",
+    });
+    const said = { stdout: "", stderr: "" };
+    for (const name of ["stdout", "stderr"] as const) {
+      child[name].setEncoding("utf8").on("data", (text: string) => {
+        said[name] += text;
+      });
+    }
+    child.once("error", reject);
+    child.once("close", (code) => {
+      if (code === 0) resolve(JSON.parse(said.stdout) as LoadReport);
+      else reject(new Error(`${program} ended with ${code}: ${said.stderr.slice(-2_000)}`));
+    });
+  });
