@@ -74,14 +74,15 @@ const latencyBoundMs = (state: LoadState, bounds: LoadBounds): number =>
 export const withLatency = (state: LoadState, latencyMs: number, bounds: LoadBounds): LoadState => {
   const counted = Math.min(latencyMs, maxOutlier * latencyBoundMs(state, bounds));
   const measurements = state.measurements + 1;
-  const average = (old: number, weight: number): number =>
-    old + (counted - old) * Math.max(weight, 1 / measurements);
+  const average = (old: number, weight: number): number => old + (counted - old) * weight;
+  const share = 1 / measurements;
+  // What it takes while it is overextended is hardly its usual; but a line may have become longer for good.
+  const learnt = state.phase === "passedOver" ? usualWeight : Math.max(usualWeight, share);
   return {
     ...state,
     measurements,
-    recentMs: average(state.recentMs, recentWeight),
-    // What it takes while it is overextended is not its usual.
-    usualMs: state.phase === "passedOver" ? state.usualMs : average(state.usualMs, usualWeight),
+    recentMs: average(state.recentMs, Math.max(recentWeight, share)),
+    usualMs: average(state.usualMs, learnt),
   };
 };
 

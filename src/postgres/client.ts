@@ -49,6 +49,8 @@ export interface ConnectOptions {
   readonly line?: Line | undefined;
   /** Sends a statement without waiting for the answer to the one before. */
   readonly pipeline?: boolean;
+  /** Is given the socket before it connects, to see how far that has come. */
+  readonly onSocket?: (socket: Socket) => void;
 }
 
 const defaultConnectTimeoutMs = 10_000;
@@ -93,6 +95,7 @@ const endInTime = (client: Client, socket: Socket): void => {
 /** One connected session with pinned settings. The caller listens for `error` if it outlives one query. */
 export const connect = async (url: string, options: ConnectOptions): Promise<Client> => {
   const socket = (options.line ?? directLine).socket();
+  options.onSocket?.(socket);
   const client = new Client({
     ...clientConfig(url, options),
     stream: () => socket,

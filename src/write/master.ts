@@ -3,15 +3,16 @@ import type { Logger } from "pino";
 import type { ClockReading } from "../../regions/clocks.ts";
 import { afterProbe, unprobed, type HealthState } from "../../regions/health.ts";
 import { afterDemand, idleLoad, type LoadState, withLatency } from "../../regions/load.ts";
+import { afterLook, beginWait, patienceMs } from "../../regions/patience.ts";
 import type { Region } from "../../regions/topology.ts";
 import type { WriterSettings } from "../../regions/writer-settings.ts";
 import type { Clock } from "../clock.ts";
-import { connect } from "../postgres/client.ts";
 import type { Line } from "../postgres/line.ts";
 import { CatalogCache, readCatalog } from "./catalog.ts";
-import { Connections, destroy } from "./connections.ts";
+import { Connections } from "./connections.ts";
 import { SlotWatch } from "./durable.ts";
 import type { Database } from "./position.ts";
+import { askWhetherWell, ProbeSession, reasonOf } from "./probe.ts";
 import { problemOf } from "./sql-problems.ts";
 
 export interface MasterOptions {
@@ -28,27 +29,13 @@ export interface MasterOptions {
   readonly logger: Logger;
 }
 
-/**
- * What a probe asks: whether the master may be written to, and its clock. Where an earlier release has installed there is no
- * column drained_at; a row as JSON can be asked for it all the same.
- */
-const probeSql = `
-SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS "readOnly",
-       coregent.clock_us()::text AS clock,
-       EXISTS (SELECT FROM coregent.local AS l WHERE to_jsonb(l) ->> 'drained_at' IS NOT NULL) AS drained`;
-
-interface ProbeRow {
-  readonly standby: boolean;
-  readonly readOnly: boolean;
-  readonly clock: string;
-  readonly drained: boolean;
-}
-
 type Answer = { readonly failed: string } | { readonly failed: null; readonly tookMs: number };
 
 /** Between two probes, however many requests fail: what is over in an instant does not make a master down. */
 const leastProbeMs = 50;
 const roundTripWeight = 0.2;
+/** How often it is looked whether something has come, in the time that a probe may take. */
+const looksPerTimeout = 8;
 
 /**
  * One region's master as this writer sees it: sessions for requests, a session of its own for probes, and what these told
@@ -71,7 +58,9 @@ export class Master implements Database {
   #wake = new AbortController();
   /** A request waits for a probe that begins from now on. */
   #wanted = false;
-  #session: Client | null = null;
+  readonly #session: ProbeSession;
+  /** How long the last good probe has waited for one answer. */
+  #stepMs = 0;
 
   constructor(options: MasterOptions) {
     this.#options = options;
@@ -86,12 +75,13 @@ export class Master implements Database {
       clock,
       bounds: settings,
     });
+    this.#session = new ProbeSession(options);
     this.slots = new SlotWatch(this, { ...options, region: region().id });
     this.catalog = new CatalogCache({
       region: region().name,
       monotonic: clock.monotonic,
       read: () =>
-        this.session((client) => readCatalog(client, this.name), AbortSignal.timeout(this.#patienceMs)),
+        this.session((client) => readCatalog(client, this.name), AbortSignal.timeout(this.#queryMs)),
     });
   }
 
@@ -114,6 +104,17 @@ export class Master implements Database {
 
   get roundTripMs(): number | null {
     return this.#roundTripMs;
+  }
+
+  /** Within which it answers a short question, if it is well. */
+  get answersWithinMs(): number {
+    return patienceMs(this.#stepMs, this.#options.settings());
+  }
+
+  /** Within which it is decided whether a master that has fallen silent is down. */
+  get decisionMs(): number {
+    const { failuresToDown, probeTimeoutMs, probeMs } = this.#options.settings();
+    return this.answersWithinMs + (failuresToDown - 1) * probeTimeoutMs + (failuresToDown * probeMs) / 2;
   }
 
   /** Of its clock, as long as it is recent enough to say something. */
@@ -145,8 +146,9 @@ export class Master implements Database {
    * sessions, within the bounds for waiting.
    */
   async query<R extends QueryResultRow>(config: QueryConfig): Promise<QueryResult<R>> {
-    if (this.#session !== null) return this.#session.query<R>(config);
-    return this.session((client) => client.query<R>(config), AbortSignal.timeout(this.#patienceMs));
+    const { open } = this.#session;
+    if (open !== null) return open.query<R>(config);
+    return this.session((client) => client.query<R>(config), AbortSignal.timeout(this.#queryMs));
   }
 
   /**
@@ -170,7 +172,7 @@ export class Master implements Database {
     }
   }
 
-  get #patienceMs(): number {
+  get #queryMs(): number {
     const { maxWaitMs, statementTimeoutMs } = this.#options.settings();
     return maxWaitMs + statementTimeoutMs;
   }
@@ -191,7 +193,7 @@ export class Master implements Database {
       const waitMs = this.#wanted ? Math.min(usualMs, leastProbeMs) : usualMs;
       await clock.sleep(waitMs, AbortSignal.any([signal, this.#wake.signal])).catch(() => undefined);
     }
-    this.#dropSession();
+    this.#session.drop();
   }
 
   /** Has it probed soon, since a request has failed there. */
@@ -220,49 +222,56 @@ export class Master implements Database {
     }
   }
 
-  /** Whether the probe was good. One without an answer counts as failed each time that the bound has passed. */
+  /** Whether the probe was good. One that waits in vain counts as failed each time that the bound has passed. */
   async #probe(signal: AbortSignal): Promise<boolean> {
     const { clock, settings } = this.#options;
     const beganAtMs = clock.monotonic();
     const givingUp = new AbortController();
     const asking = this.#ask(AbortSignal.any([signal, givingUp.signal]));
+    let wait = beginWait({ heard: this.#session.heard, atMs: beganAtMs }, this.#stepMs, settings());
     for (;;) {
-      const { probeTimeoutMs, failuresToDown } = settings();
-      const late = new AbortController();
-      const answer = await Promise.race([
-        asking,
-        clock.sleep(probeTimeoutMs, AbortSignal.any([late.signal, signal])).then(
-          () => null,
-          () => null,
-        ),
-      ]);
-      late.abort();
+      const answer = await this.#answerSoon(asking, signal);
       if (signal.aborted) {
         return false;
       }
+      const looked = afterLook(wait, { heard: this.#session.heard, atMs: clock.monotonic() }, settings());
+      wait = looked.wait;
       if (answer !== null) {
+        if (answer.failed === null) this.#stepMs = Math.max(wait.stepMs, answer.tookMs);
         this.#judge(answer, beganAtMs);
         return answer.failed === null;
       }
+      if (!looked.late) continue;
       this.#judge({ failed: "does not answer" }, beganAtMs);
       // A packet that was lost comes again, so the session is kept while there is hope.
-      if (clock.monotonic() - beganAtMs >= giveUpMs(probeTimeoutMs, failuresToDown)) {
+      if (clock.monotonic() - wait.heardAtMs >= giveUpMs(settings())) {
         givingUp.abort();
-        this.#dropSession();
+        this.#session.drop();
         return false;
       }
     }
+  }
+
+  /** null: not yet. */
+  async #answerSoon(asking: Promise<Answer>, signal: AbortSignal): Promise<Answer | null> {
+    const { clock, settings } = this.#options;
+    const answered = new AbortController();
+    const soonMs = settings().probeTimeoutMs / looksPerTimeout;
+    const nothing = (): null => null;
+    const soon = clock.sleep(soonMs, AbortSignal.any([answered.signal, signal])).then(nothing, nothing);
+    const answer = await Promise.race([asking, soon]);
+    answered.abort();
+    return answer;
   }
 
   async #ask(signal: AbortSignal): Promise<Answer> {
     const { clock } = this.#options;
     let session: Client | null = null;
     try {
-      session = await this.#probeSession(signal);
+      session = await this.#session.connected(signal);
       const before = { at: clock.now(), tick: clock.monotonic() };
-      const { rows } = await session.query<ProbeRow>({ name: "probe", text: probeSql });
+      const row = await askWhetherWell(session);
       const tookMs = clock.monotonic() - before.tick;
-      const [row] = rows;
       if (row !== undefined && row.drained !== this.#drained) {
         this.#drained = row.drained;
         this.#options.logger.info(
@@ -283,7 +292,7 @@ export class Master implements Database {
       return { failed: null, tookMs };
     } catch (error) {
       // It may have been given up, and another probe may have a session of its own by now.
-      if (session === this.#session) this.#dropSession();
+      if (session === this.#session.open) this.#session.drop();
       return { failed: reasonOf(error) };
     }
   }
@@ -320,44 +329,8 @@ export class Master implements Database {
       logger.info(facts, "a master's state has changed");
     }
   }
-
-  async #probeSession(signal: AbortSignal): Promise<Client> {
-    this.#session ??= await connect(this.region.postgres.reveal(), {
-      applicationName: `coregent probe ${this.name}`,
-      pipeline: true,
-      connectTimeoutMs: connectTimeoutMs(this.#options.settings().probeTimeoutMs),
-      line: this.#options.line,
-      signal,
-    });
-    return this.#session;
-  }
-
-  #dropSession(): void {
-    const session = this.#session;
-    this.#session = null;
-    if (session !== null) {
-      destroy(session);
-    }
-  }
 }
 
-/** Connecting takes half a dozen round trips. */
-const connectTimeoutMs = (probeTimeoutMs: number): number => Math.max(3_000, 6 * probeTimeoutMs);
-
-const giveUpMs = (probeTimeoutMs: number, failuresToDown: number): number =>
-  Math.max(connectTimeoutMs(probeTimeoutMs), failuresToDown * probeTimeoutMs);
-
-/** For people, after "it": no host, port or user, since /v1/route shows it. */
-const reasonOf = (error: unknown): string => {
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  switch (code) {
-    case "ECONNREFUSED":
-      return "refuses connections";
-    case "42883":
-    case "3F000":
-    case "42P01":
-      return "lacks Coregent's functions (coregent init)";
-    default:
-      return code === "" ? "breaks connections" : `cannot be reached (${code})`;
-  }
-};
+/** Of silence. */
+const giveUpMs = ({ probeTimeoutMs, failuresToDown }: WriterSettings): number =>
+  Math.max(3_000, 6 * probeTimeoutMs, failuresToDown * probeTimeoutMs);

@@ -269,9 +269,10 @@ export class RegionalWriter implements Writer {
 
   #attempt(master: Master, verdict: RegionVerdict, request: WriteRequest): Promise<WriteOutcome> {
     const { masters, clock, random, topology } = this.#options;
-    const { cluster, writer } = topology();
+    const { cluster } = topology();
+    const askMs = Math.max(...masters.all.map(({ answersWithinMs }) => answersWithinMs));
     return new Attempt(
-      { masters, clock, random, cluster, askMs: writer.probeTimeoutMs, settleMs: this.#decisionMs },
+      { masters, clock, random, cluster, askMs, settleMs: master.decisionMs },
       { master, verdict, request },
     ).run();
   }
@@ -300,16 +301,11 @@ export class RegionalWriter implements Writer {
     this.#options.events?.failedOver(master.name);
     if (route.route === "owner" && route.owners.includes(master.name)) {
       // Until it is decided whether the owner is down, nobody can take over from it.
-      await master.judgedAnew(AbortSignal.any([request.signal, AbortSignal.timeout(this.#decisionMs)]));
+      await master.judgedAnew(AbortSignal.any([request.signal, AbortSignal.timeout(master.decisionMs)]));
     } else {
       master.doubt();
       tries.set(master.name, maxTries);
     }
-  }
-
-  get #decisionMs(): number {
-    const { failuresToDown, probeTimeoutMs, probeMs } = this.#options.topology().writer;
-    return failuresToDown * (probeTimeoutMs + probeMs / 2);
   }
 
   #nobody(route: RouteRequest, failure: unknown): Problem {

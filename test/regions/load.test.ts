@@ -60,14 +60,28 @@ it("nothing is unusual before there is a usual", () => {
   expect(afterDemand(often(idleLoad(0), 5_000, 19), calm(0), bounds).phase).toBe("normal");
 });
 
-it("measurements while it is passed over bring it back, and do not become its usual", () => {
+it("measurements while it is passed over bring it back, and hardly become its usual", () => {
   let state = afterDemand(often(used, 60_000, 4), calm(0), bounds);
   const usual = state.usualMs;
-  state = often(state, 200, 500);
-  expect(state.usualMs).toBe(usual);
+  state = often(state, 220, 5);
+  expect(state.usualMs).toBeLessThan(usual + 10);
   expect(afterDemand(state, calm(9_000), bounds).phase).toBe("passedOver");
   state = often(state, 12, 50);
   expect(afterDemand(state, calm(20_000), bounds).phase).toBe("returning");
+});
+
+it("a master that has become far for good comes back, after a dozen measurements or two", () => {
+  const far = { ...bounds, minLatencyMs: 250 };
+  let state = used;
+  let atMs = 0;
+  const phases = new Set<LoadPhase>();
+  for (; atMs < 60_000 && !(phases.has("returning") && state.phase === "normal"); atMs += 500) {
+    state = afterDemand(withLatency(state, 600, far), calm(atMs), far);
+    phases.add(state.phase);
+  }
+  expect([...phases]).toEqual(["normal", "passedOver", "returning"]);
+  expect(atMs).toBeGreaterThan(5_000);
+  expect(atMs).toBeLessThan(20_000);
 });
 
 it("rests twice as long each time that it comes back in vain, and begins anew after a long good time", () => {

@@ -1,3 +1,4 @@
+import { pino } from "pino";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { eventually } from "../support/database.ts";
 import { healths, WritingRegions } from "./masters-fixture.ts";
@@ -18,6 +19,29 @@ test("every master is probed: health, round trip, clock", async () => {
   expect(c?.roundTripMs).toBeGreaterThanOrEqual(50);
   expect(a?.roundTripMs).toBeLessThan(c?.roundTripMs ?? 0);
   expect(masters.find("b")?.clockReading?.skewMs).toBeLessThan(1_000);
+});
+
+test("a far one is never down: to connect takes many round trips, and each has its time", async () => {
+  all.line("c").setConditions({ latencyMs: 300 });
+  const seen: string[] = [];
+  const logger = pino({ level: "info" }, { write: (line: string) => seen.push(line) });
+  const masters = all.masters("a", { logger, settings: { probeTimeoutMs: 500, failuresToDown: 3 } });
+  await healths(masters, { c: "healthy" });
+  expect(masters.find("c")?.roundTripMs).toBeGreaterThanOrEqual(600);
+  expect(seen.filter((line) => line.includes('"now":"down"'))).toEqual([]);
+});
+
+test("one that is further than a probe's bound is down neither, and dies all the same", async () => {
+  all.line("c").setConditions({ latencyMs: 150 });
+  const masters = all.masters("a", { settings: { probeTimeoutMs: 200, failuresToDown: 3 } });
+  await healths(masters, { c: "healthy" });
+  const { signal } = new AbortController();
+  for (let i = 0; i < 3; i += 1) {
+    await masters.find("c")?.judgedAnew(signal);
+    expect(masters.find("c")?.health.health).toBe("healthy");
+  }
+  all.line("c").cut({ mode: "blackhole" });
+  await healths(masters, { c: "down" });
 });
 
 test("one whose line breaks is down, with the reason, and is back when it has been well for a while", async () => {

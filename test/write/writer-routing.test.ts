@@ -119,6 +119,25 @@ describe("an owner that falls away", () => {
   });
 });
 
+test("an owner that has become far, half a second away, writes its rows all the same", async () => {
+  const { writer, masters } = await all.writer("a", {
+    settings: { probeTimeoutMs: 700, failuresToDown: 3, minLatencyMs: 2_000 },
+  });
+  await owned(writer, "far", "b");
+  // As a simulated latency does: what is open breaks, and what comes is slow.
+  all.line("b").setConditions({ latencyMs: 250 });
+  all.line("b").resetConnections();
+  expect(await writer.write(request([update("note", "far", "first")]))).toMatchObject({
+    region: "b",
+    takeover: false,
+  });
+  await healths(masters, { b: "healthy" });
+  expect(await writer.write(request([update("note", "far", "second")]))).toMatchObject({
+    region: "b",
+    takeover: false,
+  });
+});
+
 describe("a master with too much to do", () => {
   test("is passed over for the backup without its authority, and comes back", async () => {
     const { writer, masters } = await all.writer("a", { settings: { maxInFlight: 1, maxQueue: 4 } });
