@@ -3,6 +3,7 @@ import type { Region, Topology } from "../../regions/topology.ts";
 import { regionNamed } from "../config.ts";
 import { exitCodes, OperatorError } from "../errors.ts";
 import { createLogger } from "../logger.ts";
+import { recordAudit } from "../postgres/audit.ts";
 import { connect } from "../postgres/client.ts";
 import { runAgent } from "../replication/agent.ts";
 import { agentContext } from "./agent-context.ts";
@@ -141,6 +142,8 @@ const request = async (
            started_at = NULL, updated_at = now()`,
     [origins, from?.id ?? 0],
   );
+  const asked = [...(from === null ? [] : [` --from ${from.name}`]), ...(again ? [" --again"] : [])];
+  await recordAudit(client, { action: "join", detail: `--region ${region.name}${asked.join("")}` });
 };
 
 /** Runs an agent of the region beside `work`. If another one is active, ours is a standby and does nothing. */

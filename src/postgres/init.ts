@@ -1,5 +1,6 @@
 import type { Client } from "pg";
 import { clusterSlug, type Region, type Topology } from "../../regions/topology.ts";
+import { recordAudit } from "./audit.ts";
 import { checkCluster } from "./check.ts";
 import type { Finding } from "./check-finding.ts";
 import { connect } from "./client.ts";
@@ -118,6 +119,9 @@ export const initCluster = async (topology: Topology, options: InitOptions = {})
   return await withRegions(topology, "coregent init", async (regions) => {
     await installAll(regions, topology, options);
     await makeSlots(regions, topology, options);
+    for (const { client, changes } of regions) {
+      if (changes.length > 0) await recordAudit(client, { action: "init", detail: changes.join("; ") });
+    }
     return {
       regions: regions.map(({ region, changes }) => ({ region: region.name, changes })),
       findings,

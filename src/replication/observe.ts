@@ -1,4 +1,5 @@
 import type { Client } from "pg";
+import { takeUnlogged } from "../postgres/audit.ts";
 import { connect } from "../postgres/client.ts";
 import type { SlotStatus } from "./status.ts";
 import { type AgentContext, pause } from "./wiring.ts";
@@ -7,8 +8,8 @@ import { type AgentContext, pause } from "./wiring.ts";
 const misfitRetry = { first: "1 s", last: "30 s" };
 
 /**
- * Reads every `observeMs` what this region's database says of itself: its peers' slots, rows in quarantine, and tables
- * that wait to be copied, whose links `copyWanted` wakes. Until the signal is aborted; never rejects.
+ * Reads every `observeMs` what this region's database says of itself: its peers' slots, rows in quarantine, tables that wait
+ * to be copied, whose links `copyWanted` wakes, and what administrators did by commands, for the log. Until the signal is aborted; never rejects.
  */
 export const observeRegion = async (
   context: AgentContext,
@@ -47,6 +48,9 @@ const observe = async (
   status.quarantined = await readQuarantined(client);
   for (const peerId of await readCopiesDue(client)) {
     copyWanted(peerId);
+  }
+  for (const audit of await takeUnlogged(client)) {
+    context.logger.warn({ audit }, "an administrator's command");
   }
 };
 

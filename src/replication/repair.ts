@@ -1,6 +1,7 @@
 import type { Client } from "pg";
 import { systemClock, type Clock } from "../clock.ts";
 import type { Topology } from "../../regions/topology.ts";
+import { recordAudit } from "../postgres/audit.ts";
 import { readTables } from "../postgres/catalog.ts";
 import { connect } from "../postgres/client.ts";
 import type { ReplicatedTable } from "../postgres/table.ts";
@@ -65,6 +66,7 @@ export const repairCluster = async (
     const more = round < minRounds || found.tables.some((table) => table.more);
     if (!progress || !more) break;
   }
+  await repair.record();
   const after = await verifyCluster(regions, { ...options, deep });
   return { ...repair.done(), after };
 };
@@ -108,6 +110,19 @@ class Repair implements AsyncDisposable {
       }
     }
     return this.#changes() > before;
+  }
+
+  /** Puts on record what was changed, in each region concerned. */
+  async record(): Promise<void> {
+    for (const [name, { client }] of this.#open) {
+      const changes = [...this.#merged.values()]
+        .filter(({ region, rows, tombstones }) => region === name && rows + tombstones > 0)
+        .map(({ table, rows, tombstones }) => `${table}: merged ${rows} rows and ${tombstones} tombstones`);
+      if (name === this.#options.from && this.#restamped > 0) {
+        changes.push(`stamped ${this.#restamped} rows anew`);
+      }
+      if (changes.length > 0) await recordAudit(client, { action: "repair", detail: changes.join("; ") });
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,5 +1,6 @@
 import type { ClientBase } from "pg";
 import { clusterSlug } from "../../regions/topology.ts";
+import { recordAudit } from "../postgres/audit.ts";
 import { slotName } from "../postgres/install/names.ts";
 import { pulse } from "./pulse.ts";
 
@@ -17,14 +18,25 @@ export const readDrainState = async (client: ClientBase): Promise<DrainState> =>
   return rows[0] ?? { known: false, since: null };
 };
 
-/** Takes the region out, or back in. Every endpoint reads it with its next probe. @returns since when it is out */
+/**
+ * Takes the region out, or back in, and puts that on record. Every endpoint reads it with its next probe. Where it throws,
+ * nothing is done, and the session is to be ended.
+ * @returns since when it is out
+ */
 export const setDrained = async (client: ClientBase, drained: boolean): Promise<Date | null> => {
-  const { rows } = await client.query<{ since: Date | null }>(
-    `UPDATE coregent.local SET drained_at = CASE WHEN $1 THEN coalesce(drained_at, now()) END
-     RETURNING drained_at AS since`,
+  await client.query("BEGIN");
+  const { rows } = await client.query<{ before: Date | null; since: Date | null }>(
+    `UPDATE coregent.local AS l SET drained_at = CASE WHEN $1 THEN coalesce(l.drained_at, now()) END
+       FROM (SELECT drained_at FROM coregent.local FOR UPDATE) AS o
+     RETURNING o.drained_at AS before, l.drained_at AS since`,
     [drained],
   );
-  return rows[0]?.since ?? null;
+  const { before = null, since = null } = rows[0] ?? {};
+  const change = drained ? "takes no more writes from endpoints" : "takes writes again";
+  const again = (before !== null) === drained ? ", as before" : "";
+  await recordAudit(client, { action: drained ? "drain" : "resume", detail: `${change}${again}` });
+  await client.query("COMMIT");
+  return since;
 };
 
 export interface Peer {

@@ -1,3 +1,4 @@
+import { readFile } from "node:fs/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { registerDrain, registerResume } from "../../src/cli/drain.ts";
 import { registerStatus } from "../../src/cli/status.ts";
@@ -135,6 +136,29 @@ test("what is outstanding is said with 3, and waited for when the command is run
     cluster.heal();
     await session.end();
   }
+});
+
+test("who drained and resumed a region is on record, in its database and in its agent's log", async () => {
+  const region = cluster.region("c");
+  expect(await coregent("resume", "c")).toMatchObject({ code: 0 });
+  await eventually(async () => {
+    const log = await readFile(region.agent.logFile, "utf8");
+    const audits = log
+      .split("\n")
+      .filter((line) => line.includes("an administrator's command"))
+      .map((line) => (JSON.parse(line) as { audit: { action: string; detail: string; by: string } }).audit);
+    expect(audits.map(({ action, detail }) => `${action}: ${detail}`).slice(-4)).toEqual([
+      "drain: takes no more writes from endpoints",
+      "drain: takes no more writes from endpoints, as before",
+      "drain: takes no more writes from endpoints, as before",
+      "resume: takes writes again",
+    ]);
+    expect(audits.at(-1)?.by).toMatch(/@/);
+  });
+  expect(
+    await region.sql`SELECT action, role = session_user AS here FROM coregent.audit ORDER BY id DESC LIMIT 1`,
+  ).toEqual([{ action: "resume", here: true }]);
+  expect(await coregent("drain", "c", "--wait", "1ms")).toMatchObject({ code: 3 });
 });
 
 test("the last region is not drained", async () => {

@@ -124,8 +124,24 @@ const third = `
 ALTER TABLE coregent.local ADD COLUMN drained_at timestamptz;
 `;
 
+/** What administrators do by commands (audit.ts). Each region's own; the agent puts it into its log as well. */
+const fourth = `
+CREATE TABLE coregent.audit (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  action text NOT NULL,
+  detail text NOT NULL,
+  by text NOT NULL,
+  role text NOT NULL DEFAULT session_user,
+  address inet DEFAULT inet_client_addr(),
+  logged_at timestamptz
+);
+CREATE INDEX ON coregent.audit (id) WHERE logged_at IS NULL;
+`;
+
 export const migrations: readonly Migration[] = [
   { version: 1, sql: first },
   { version: 2, sql: second },
   { version: 3, sql: third },
+  { version: 4, sql: fourth },
 ];
