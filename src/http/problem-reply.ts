@@ -1,6 +1,8 @@
+import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { Problem, problemCodes } from "../problems.ts";
+import { endInOrder } from "./linger.ts";
 import { SessionTokenInvalid } from "../write/session-token.ts";
 import { problemOf } from "../write/sql-problems.ts";
 
@@ -101,14 +103,41 @@ export const addProblems = (server: FastifyInstance, { region, onInternal }: Pro
 
 const tooSlow = new Problem("request-timeout", "the request did not arrive in time");
 
+/** Connections that take no further request. */
+const ended = new WeakSet<Socket>();
+
 /** What Node refuses before there is a request: bytes that are no HTTP, headers too long or too slow. */
 export const answerClientError =
   (region: string) =>
   (error: NodeJS.ErrnoException, socket: Socket): void => {
-    if (error.code === "ECONNRESET" || socket.destroyed) return;
-    if (socket.writable) socket.write(rawAnswer(error.code ?? "", region));
-    socket.destroy(error);
+    // Bytes behind those that were refused are refused by Node once more.
+    if (ended.has(socket)) return;
+    ended.add(socket);
+    if (error.code === "ECONNRESET" || !socket.writable) {
+      socket.destroy(error);
+      return;
+    }
+    refuse(socket, rawAnswer(error.code ?? "", region));
   };
+
+/** Behind the answers to earlier requests of the same connection, and not into one of them. */
+const refuse = (socket: Socket, answer: string): void => {
+  const response = answering(socket);
+  if (response === null) {
+    socket.write(answer);
+    endInOrder(socket);
+  } else if (response.req.complete) {
+    response.once("close", () => setImmediate(refuse, socket, answer));
+  } else {
+    // It is this request that is broken.
+    if (!response.headersSent) socket.write(answer);
+    endInOrder(socket);
+  }
+};
+
+/** The answer that the connection carries now. Node's types leave it out. */
+const answering = (socket: Socket): ServerResponse | null =>
+  (socket as { readonly _httpMessage?: ServerResponse | null })._httpMessage ?? null;
 
 const rawAnswer = (code: string, region: string): string => {
   if (code === "ERR_HTTP_REQUEST_TIMEOUT") return rawProblem("408 Request Timeout", tooSlow, region);

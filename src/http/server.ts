@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import type { ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import Fastify, { type FastifyInstance } from "fastify";
 import type { Registry } from "prom-client";
 import type { EndpointSettings } from "../../regions/endpoint-settings.ts";
@@ -7,6 +8,7 @@ import type { Problem } from "../problems.ts";
 import type { AgentStatus } from "../replication/status.ts";
 import { registerApi, registerDescription } from "./api.ts";
 import type { ApiParts } from "./api-parts.ts";
+import { endInOrder } from "./linger.ts";
 import { addProblems, answerClientError, problemFrom, sendProblem } from "./problem-reply.ts";
 import { notReadyReasons } from "./readiness.ts";
 import { agentReport } from "./report.ts";
@@ -91,6 +93,10 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
   });
   server.server.maxConnections = bounds.maxConnections;
   finishInOrder(server, bounds.stopGraceMs);
+  server.server.on(options.tls ? "secureConnection" : "connection", (socket: Socket) => {
+    // How Node closes a connection behind its last answer.
+    socket.destroySoon = () => endInOrder(socket);
+  });
   server.setValidatorCompiler(validatorCompiler);
   server.setSerializerCompiler(() => (value) => JSON.stringify(value));
   addProblems(server, {

@@ -25,6 +25,17 @@ const answerOf = async (socket: Socket): Promise<{ status: number; problem: unkn
   return { status: Number(/^HTTP\/1.1 (\d+)/.exec(headers)?.[1]), problem: JSON.parse(body) };
 };
 
+/** A writer that answers when told to. */
+const held = () => {
+  const { promise, resolve } = Promise.withResolvers<never>();
+  let waiting = 0;
+  const wait = () => {
+    waiting += 1;
+    return promise.then((never) => never);
+  };
+  return { writer: { write: wait, read: wait }, release: resolve, waiting: () => waiting };
+};
+
 describe("sizes", () => {
   test("bodies, rows and depth beyond the bounds are refused, and the server goes on", async () => {
     await using api = await createApi(schema, { bounds: { maxBodyBytes: 10_000, maxRows: 10 } });
@@ -99,18 +110,45 @@ describe("slowness", () => {
   });
 });
 
-describe("too much at once", () => {
-  /** A writer that answers when told to. */
-  const held = () => {
-    const { promise, resolve } = Promise.withResolvers<never>();
-    let waiting = 0;
-    const wait = () => {
-      waiting += 1;
-      return promise.then((never) => never);
-    };
-    return { writer: { write: wait, read: wait }, release: resolve, waiting: () => waiting };
-  };
+describe("answers of requests that are cut off", () => {
+  const more = "x".repeat(60_000);
 
+  test.each([
+    ["413", `${head("Content-Length: 30000000")}{`],
+    ["413", `${head("Transfer-Encoding: chunked")}${(30_000_000).toString(16)}\r\n{`],
+    ["431", `GET ${rows} HTTP/1.1\r\nHost: x\r\nX-Long: ${more}`],
+    ["400", "this is no HTTP\r\n\r\n"],
+  ])(
+    "arrive (%s) although the client sends on before it reads, and the connection ends",
+    async (status, bytes) => {
+      await using api = await createApi(schema);
+      const socket = await open(api);
+      const closed = once(socket, "close");
+      socket.write(bytes);
+      for (let i = 0; i < 20; i += 1) socket.write(more);
+      expect((await api.ask("GET", "/livez")).status).toBe(200);
+      const sending = setInterval(() => socket.write("x"), 5);
+      expect((await answerOf(socket)).status).toBe(Number(status));
+      clearInterval(sending);
+      await closed;
+    },
+  );
+
+  test("come behind those of earlier requests of the connection, and not in place of them", async () => {
+    const { writer, release, waiting } = held();
+    await using api = await createApi(schema, { parts: { writer } });
+    const socket = await open(api);
+    const all = text(socket);
+    socket.write(`GET ${rows} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await eventually(() => waiting() === 1);
+    socket.write("this is no HTTP\r\n\r\n");
+    expect((await api.ask("GET", "/livez")).status).toBe(200);
+    release(Promise.reject(new Problem("session-behind", "x")) as never);
+    expect((await all).match(/HTTP\/1.1 \d+/g)).toEqual(["HTTP/1.1 503", "HTTP/1.1 400"]);
+  });
+});
+
+describe("too much at once", () => {
   test("requests beyond the bound are refused with 503 before anything is done; the others are not touched", async () => {
     const { writer, release, waiting } = held();
     await using api = await createApi(schema, { bounds: { maxRequestsUnderWay: 2 }, parts: { writer } });
@@ -141,12 +179,12 @@ describe("too much at once", () => {
     await using api = await createApi(schema, { bounds: { maxBodyBytesUnderWay: 9_000_000 } });
     await api.db.query("INSERT INTO t SELECT n, repeat('x', 1900000) FROM generate_series(1, 2) n");
     const slow = await Promise.all([open(api), open(api)]);
-    for (const socket of slow) {
-      socket.pause();
-      // More than the system's buffers take.
-      socket.write(`GET ${rows} HTTP/1.1\r\nHost: x\r\n\r\n`.repeat(10));
-    }
-    await eventually(async () => (await api.ask("GET", rows)).status === 503);
+    for (const socket of slow) socket.pause();
+    await eventually(async () => {
+      // Until the system's buffers are full, which take more the longer they are used.
+      for (const socket of slow) socket.write(`GET ${rows} HTTP/1.1\r\nHost: x\r\n\r\n`);
+      for (let i = 0; i < 3; i += 1) expect((await api.ask("GET", rows)).status).toBe(503);
+    });
     expect((await api.ask("GET", `${rows}?limit=1&select=id`)).status).toBe(200);
     expect((await api.ask("PATCH", `${rows}/1`, { j: 1 })).status).toBe(200);
     for (const socket of slow) socket.destroy();
