@@ -44,6 +44,11 @@ export interface EndpointSettings {
   readonly anonymous: "reader" | "writer" | null;
   /** Of one token, or one address where no token is asked for. */
   readonly requestsPerSecond: number;
+  /**
+   * How long an agent that stops goes on serving while it says that it is not ready, so that load balancers lead elsewhere
+   * before its port is closed.
+   */
+  readonly stopPauseMs: number;
 }
 
 export const openEndpoint: EndpointSettings = {
@@ -52,6 +57,8 @@ export const openEndpoint: EndpointSettings = {
   jwt: null,
   anonymous: "writer",
   requestsPerSecond: 1_000,
+  // Three checks, half a second apart, as `coregent haproxy-config` has it.
+  stopPauseMs: 2_000,
 };
 
 /** Whether callers must say who they are. */
@@ -61,7 +68,7 @@ export const asksForToken = ({ anonymous }: EndpointSettings): boolean => anonym
 export const readEndpoint = (reader: YamlReader, field: Field | undefined): EndpointSettings => {
   const fields = reader.mapping(field, {
     required: [],
-    optional: ["tls", "tokens", "jwt", "anonymous", "requestsPerSecond"],
+    optional: ["tls", "tokens", "jwt", "anonymous", "requestsPerSecond", "stopPauseMs"],
   });
   const anonymous = reader.choice(fields?.anonymous, ["none", "reader", "writer"]);
   const isOpen = fields?.tokens === undefined && fields?.jwt === undefined;
@@ -70,20 +77,17 @@ export const readEndpoint = (reader: YamlReader, field: Field | undefined): Endp
     tokens: readTokens(reader, fields?.tokens),
     jwt: readJwt(reader, fields?.jwt),
     anonymous: anonymous === undefined ? (isOpen ? "writer" : null) : anonymous === "none" ? null : anonymous,
-    requestsPerSecond: readRate(reader, fields?.requestsPerSecond),
+    requestsPerSecond: reader.wholeNumber(fields?.requestsPerSecond, {
+      usual: openEndpoint.requestsPerSecond,
+      least: 1,
+      most: 1_000_000,
+    }),
+    stopPauseMs: reader.wholeNumber(fields?.stopPauseMs, {
+      usual: openEndpoint.stopPauseMs,
+      least: 0,
+      most: 60_000,
+    }),
   };
-};
-
-const readRate = (reader: YamlReader, field: Field | undefined): number => {
-  const rate = reader.number(field);
-  if (field === undefined || rate === undefined) {
-    return openEndpoint.requestsPerSecond;
-  }
-  if (!Number.isInteger(rate) || rate < 1 || rate > 1_000_000) {
-    reader.report(field, "must be a whole number from 1 to 1000000");
-    return openEndpoint.requestsPerSecond;
-  }
-  return rate;
 };
 
 const readTls = (reader: YamlReader, field: Field | undefined): TlsFiles | null => {

@@ -1,4 +1,4 @@
-import type { Field, YamlReader } from "./yaml-reader.ts";
+import type { Bound, Field, YamlReader } from "./yaml-reader.ts";
 
 /** The bounds of the regional writer. All are whole numbers; the unit is in the name, else they are counts. */
 export interface WriterSettings {
@@ -30,12 +30,6 @@ export interface WriterSettings {
   readonly fenceSkewMs: number;
 }
 
-interface Bound {
-  readonly usual: number;
-  readonly least: number;
-  readonly most: number;
-}
-
 const bounds: Readonly<Record<keyof WriterSettings, Bound>> = {
   maxInFlight: { usual: 32, least: 1, most: 1_000 },
   maxQueue: { usual: 256, least: 1, most: 100_000 },
@@ -62,7 +56,7 @@ export const defaultWriterSettings: WriterSettings = settingsFrom((name) => boun
 /** The `writer:` mapping. What is left out has its usual value. */
 export const readWriter = (reader: YamlReader, field: Field | undefined): WriterSettings => {
   const fields = reader.mapping(field, { required: [], optional: names });
-  const settings = settingsFrom((name) => readBound(reader, fields?.[name], name));
+  const settings = settingsFrom((name) => reader.wholeNumber(fields?.[name], bounds[name]));
   const at = fields?.fenceSkewMs ?? fields?.warnSkewMs;
   if (at !== undefined && settings.fenceSkewMs < settings.warnSkewMs) {
     reader.report(
@@ -71,17 +65,4 @@ export const readWriter = (reader: YamlReader, field: Field | undefined): Writer
     );
   }
   return settings;
-};
-
-const readBound = (reader: YamlReader, field: Field | undefined, name: keyof WriterSettings): number => {
-  const { usual, least, most } = bounds[name];
-  const value = reader.number(field);
-  if (field === undefined || value === undefined) {
-    return usual;
-  }
-  if (!Number.isInteger(value) || value < least || value > most) {
-    reader.report(field, `must be a whole number from ${least} to ${most}`);
-    return usual;
-  }
-  return value;
 };

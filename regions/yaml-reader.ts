@@ -31,6 +31,12 @@ export interface Text {
   readonly shown: string;
 }
 
+export interface Bound {
+  readonly usual: number;
+  readonly least: number;
+  readonly most: number;
+}
+
 const maxCharacters = 256 * 1024;
 const maxSyntaxProblems = 5;
 
@@ -171,6 +177,19 @@ export class YamlReader {
     }
     this.report(field, "must be a number");
     return undefined;
+  }
+
+  /** A whole number within its bounds; what is left out, or wrong, has its usual value. */
+  wholeNumber(field: Field | undefined, { usual, least, most }: Bound): number {
+    const value = this.number(field);
+    if (field === undefined || value === undefined) {
+      return usual;
+    }
+    if (!Number.isInteger(value) || value < least || value > most) {
+      this.report(field, `must be a whole number from ${least} to ${most}`);
+      return usual;
+    }
+    return value;
   }
 
   /** true or false, which may also come out of a variable. */

@@ -6,6 +6,7 @@ import { listenAddress, type ListenAddress, parseListen } from "../http/listen.t
 import { createLogger } from "../logger.ts";
 import { OutageRegistry } from "../outages/registry.ts";
 import { runAgent } from "../replication/agent.ts";
+import type { AgentContext } from "../replication/wiring.ts";
 import { TopologyWatch } from "../topology-watch.ts";
 import { agentContext } from "./agent-context.ts";
 import { serveEndpoints } from "./agent-endpoint.ts";
@@ -85,11 +86,37 @@ const agentCommand = async (context: CliContext, topology: Topology, flags: Agen
     (reason) => agent.logger.warn({ reason }, "the changed configuration cannot be used"),
     signal,
   );
+  const pausing = pauseBeforeClosing(context, agent, () => watch.current.endpoint.stopPauseMs);
   try {
     await runAgent(agent, signal);
     agent.logger.info("stopped: what was merged is confirmed");
+    await pausing();
   } finally {
     ending.abort();
     await Promise.all([serving.close(), watching]);
   }
+};
+
+/**
+ * From the moment in which the agent is asked to stop, it says that it is not ready. Gives what waits until load balancers
+ * have had time to hear it, while requests are served as ever.
+ */
+const pauseBeforeClosing = (
+  { clock, interrupted }: CliContext,
+  { status }: AgentContext,
+  pauseMs: () => number,
+): (() => Promise<void>) => {
+  const signal = interrupted();
+  let askedAtMs = clock.monotonic();
+  const stopping = (): void => {
+    askedAtMs = clock.monotonic();
+    status.role = "stopping";
+  };
+  signal.addEventListener("abort", stopping, { once: true });
+  return async () => {
+    if (!signal.aborted) return;
+    // A standby may just have taken itself for one once more.
+    status.role = "stopping";
+    await clock.sleep(Math.max(0, askedAtMs + pauseMs() - clock.monotonic()));
+  };
 };

@@ -39,6 +39,8 @@ export const configText = ({ cluster, regions, adminToken, heading }: ConfigPart
       // On loopback only, and so everybody here may write; administrators need the token.
       anonymous: "writer",
       tokens: [{ name: "admin", sha256: sha256(adminToken), role: "admin" }],
+      // No load balancer stands before it.
+      stopPauseMs: 0,
     },
     outages: { allowed: true },
   };

@@ -25,7 +25,7 @@ export const configText = (options: ClusterOptions, regions: readonly Configured
     ...(options.schemas ? { schemas: [...options.schemas] } : {}),
     ...(options.writer ? { writer: { ...options.writer } } : {}),
     ...(options.outages === undefined ? {} : { outages: { allowed: options.outages } }),
-    ...(options.endpoint ? { endpoint: { ...options.endpoint } } : {}),
+    endpoint: { stopPauseMs: 0, ...options.endpoint },
     ...(options.tables ? { tables: options.tables.map((table) => ({ ...table })) } : {}),
   });
 

@@ -20,6 +20,7 @@ test("without it anyone may use the endpoint, which then listens on loopback onl
 test("all of it", () => {
   const parsed = parse(`  tls: { certificate: server.pem, key: server.key }
   requestsPerSecond: 50
+  stopPauseMs: 0
   tokens:
     - { name: backend, sha256: ${hash.toUpperCase()}, role: writer }
     - { name: report, sha256: ${hash.replace("0", "f")}, role: reader, tables: [public.workouts, '"A b".c'] }
@@ -30,6 +31,7 @@ test("all of it", () => {
     tls: { certificate: "server.pem", key: "server.key" },
     anonymous: null,
     requestsPerSecond: 50,
+    stopPauseMs: 0,
     tokens: [
       { name: "backend", sha256: hash, role: "writer", tables: null },
       {
