@@ -26,9 +26,9 @@ export interface Look {
 const roundTrips = 2;
 const mostTimeouts = 3;
 
-/** What a master that is so far away may take to say something, in ms. */
+/** What a master that is so far away may take to say something, in whole ms. */
 export const patienceMs = (stepMs: number, { probeTimeoutMs }: WaitBounds): number =>
-  Math.min(Math.max(probeTimeoutMs, roundTrips * stepMs), mostTimeouts * probeTimeoutMs);
+  Math.min(Math.max(probeTimeoutMs, Math.ceil(roundTrips * stepMs)), mostTimeouts * probeTimeoutMs);
 
 export const beginWait = ({ heard, atMs }: Look, stepMs: number, bounds: WaitBounds): Wait => ({
   heard,

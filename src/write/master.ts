@@ -111,10 +111,11 @@ export class Master implements Database {
     return patienceMs(this.#stepMs, this.#options.settings());
   }
 
-  /** Within which it is decided whether a master that has fallen silent is down. */
+  /** Within which it is decided whether a master that has fallen silent is down, in whole ms. */
   get decisionMs(): number {
     const { failuresToDown, probeTimeoutMs, probeMs } = this.#options.settings();
-    return this.answersWithinMs + (failuresToDown - 1) * probeTimeoutMs + (failuresToDown * probeMs) / 2;
+    const probesMs = this.answersWithinMs + (failuresToDown - 1) * probeTimeoutMs;
+    return probesMs + Math.ceil((failuresToDown * probeMs) / 2);
   }
 
   /** Of its clock, as long as it is recent enough to say something. */
