@@ -150,6 +150,19 @@ export const problemCodes = {
    */
   forbidden: { status: 403, title: "Not allowed", retryable: false },
   /**
+   * The request names another host than this endpoint's (`Host`), and has no token. Where no token is asked for, pages of the
+   * web that a browser on this machine shows could otherwise read and write by a name of their own that leads here.
+   *
+   * Remedy: ask by `localhost`, `127.0.0.1`, `[::1]` or the host of the region's `api` URL; or use tokens.
+   */
+  "host-unknown": { status: 421, title: "The endpoint does not go by this name", retryable: false },
+  /**
+   * The request comes from a web page of another site (`Origin`), and has no token.
+   *
+   * Remedy: ask from a program of your own, or use tokens.
+   */
+  "origin-refused": { status: 403, title: "Pages of other sites may not do this", retryable: false },
+  /**
    * The identity provider's keys (`endpoint.jwt.jwks`) cannot be read, so that no JWT can be checked.
    *
    * Remedy: see that the agent reaches the address; send the request again after the time in `Retry-After`.

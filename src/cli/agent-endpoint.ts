@@ -163,6 +163,7 @@ const serverOf = (
         }),
     ],
     security: () => topology().endpoint,
+    hosts: () => topology().regions.flatMap((each) => (each.name === region.name ? [apiHost(each)] : [])),
     tls,
     onAdminAction: (action) => logger.warn({ audit: action }, "an administrator's request"),
     onInternal: (problem, requestId) =>
@@ -171,6 +172,8 @@ const serverOf = (
   server.addHook("onClose", () => ready.end());
   return server;
 };
+
+const apiHost = ({ api }: Region): string => new URL(api).hostname;
 
 /** What the link of a peer knows beyond the progress that is recorded. */
 const quietOf = ({ status }: AgentContext, origin: number): QuietSpan | null => {

@@ -3,6 +3,7 @@ import type { EndpointSettings } from "../../regions/endpoint-settings.ts";
 import { Problem } from "../problems.ts";
 import type { Authorize } from "./api-parts.ts";
 import { anonymousName, createAuthenticator, type Identity, mustBeAllowed } from "./authenticate.ts";
+import { mustBeLocal } from "./local-only.ts";
 import { clientOf, Rates } from "./rates.ts";
 
 /** Whom a request is from, once it is known. */
@@ -35,14 +36,21 @@ export interface AdminAction {
   readonly requestId: string;
 }
 
+export interface SecurityOptions {
+  /** As they are now. */
+  readonly settings: () => EndpointSettings;
+  /** Names by which those without a token may ask, beside those of loopback. */
+  readonly hosts: () => readonly string[];
+  readonly onAdminAction?: ((action: AdminAction) => void) | undefined;
+}
+
 /**
  * Who asks is found out before anything else of the request is looked at, and how often he asks is bounded. Addresses of
  * `/v1/admin/` are admin's; the others ask for their rights themselves (`authorize`).
  */
 export const registerSecurity = (
   app: FastifyInstance,
-  settings: () => EndpointSettings,
-  onAdminAction?: (action: AdminAction) => void,
+  { settings, hosts, onAdminAction }: SecurityOptions,
 ): void => {
   const identify = identifier(settings);
   const asked = new Rates(() => performance.now());
@@ -54,10 +62,11 @@ export const registerSecurity = (
     const identity = await identify(request);
     request[identityKey] = identity;
     const { requestsPerSecond } = settings();
-    const { name } = identity;
-    if (!asked.take(name === anonymousName ? `at:${clientOf(request.ip)}` : name, requestsPerSecond)) {
+    const isAnonymous = identity.name === anonymousName;
+    if (!asked.take(isAnonymous ? `at:${clientOf(request.ip)}` : identity.name, requestsPerSecond)) {
       throw tooOften(`this caller may send ${requestsPerSecond} requests a second`);
     }
+    if (isAnonymous) mustBeLocal(request, hosts);
     mustBeAllowed(identity, isAdmins(path) ? "admin" : "read");
   });
   app.addHook("onResponse", (request: Identified, reply, done) => {

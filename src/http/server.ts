@@ -33,6 +33,8 @@ export interface AgentServerOptions {
   readonly bounds?: Partial<ServerBounds>;
   /** Who may use it, as the configuration is now; without, the endpoints ask nobody. */
   readonly security?: () => EndpointSettings;
+  /** Names by which those without a token may ask, beside those of loopback. */
+  readonly hosts?: () => readonly string[];
   /** Something was asked for at an administrator's address; for the audit log. */
   readonly onAdminAction?: (action: AdminAction) => void;
   /** PEM texts. */
@@ -97,6 +99,8 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
     // How Node closes a connection behind its last answer.
     socket.destroySoon = () => endInOrder(socket);
   });
+  // Only what a page of another site cannot send without being asked about it.
+  server.removeContentTypeParser("text/plain");
   server.setValidatorCompiler(validatorCompiler);
   server.setSerializerCompiler(() => (value) => JSON.stringify(value));
   addProblems(server, {
@@ -104,7 +108,8 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
     onInternal: (problem, request) => options.onInternal?.(problem, request.id),
   });
   void server.register(async (app) => {
-    if (options.security !== undefined) registerSecurity(app, options.security, options.onAdminAction);
+    const { security: settings, hosts = () => [], onAdminAction } = options;
+    if (settings !== undefined) registerSecurity(app, { settings, hosts, onAdminAction });
     await registerDescription(app);
     await app.register((scope, _options, done) => {
       addAgentRoutes(scope, options);

@@ -45,6 +45,7 @@ const secured = (
     parts: { authorize },
     server: {
       security: () => settings,
+      hosts: () => ["db.example"],
       onAdminAction: (action) => actions.push(action),
       register: [
         (app) =>
@@ -181,6 +182,61 @@ test("more requests than the rate are refused with a time to wait, and health is
   expect(refused[0]?.json).toMatchObject({ code: "rate-exceeded", retryable: true });
   expect(refused[0]?.headers.get("retry-after")).toBe("1");
   expect((await api.ask("GET", "/livez")).status).toBe(200);
+});
+
+describe("without tokens, where being on this machine is enough", () => {
+  const rowIds = (api: Api) => api.db.query("SELECT id FROM notes");
+  const code = ({ json }: { json: unknown }): unknown => (json as { code?: string }).code;
+
+  test("a page of the web gets in neither by a name of its own for this address nor from another site", async () => {
+    await using api = await secured(openEndpoint);
+    const { port } = api;
+    const asked = (headers: Record<string, string>) => statusOf(api.url, notes, headers);
+    for (const host of ["evil.example", `evil.example:${port}`, "127.0.0.1.evil.example", "localhost@evil"]) {
+      expect([host, await asked({ host })]).toEqual([host, 421]);
+    }
+    for (const host of [
+      `127.0.0.1:${port}`,
+      "localhost",
+      `LOCALHOST:${port}`,
+      `[::1]:${port}`,
+      "db.example:80",
+    ]) {
+      expect([host, await asked({ host })]).toEqual([host, 200]);
+    }
+    for (const origin of ["https://evil.example", "null", "http://127.0.0.1.evil.example", "file://"]) {
+      const refused = await api.ask("POST", notes, { body: "x" }, { origin });
+      expect([origin, refused.status, code(refused)]).toEqual([origin, 403, "origin-refused"]);
+    }
+    expect(await rowIds(api)).toEqual([]);
+    const own = { origin: `http://localhost:${port}` };
+    expect((await api.ask("POST", notes, { body: "x" }, own)).status).toBe(201);
+    expect((await fetch(`${api.url}/livez`, { headers: { origin: "https://evil.example" } })).status).toBe(
+      200,
+    );
+  });
+
+  test("what a form can send is refused, and no page is told that it may send more", async () => {
+    await using api = await secured(openEndpoint);
+    const body = JSON.stringify({ body: "x" });
+    const types = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""];
+    for (const path of [notes, "/v1/transactions", "/v1/admin/outages"]) {
+      for (const type of types) {
+        const { status } = await api.ask("POST", path, body, { "content-type": type });
+        expect([401, 403, 415]).toContain(status);
+      }
+      expect((await fetch(api.url + path, { method: "POST" })).status).toBeGreaterThanOrEqual(400);
+      const asking = { "access-control-request-method": "POST", origin: "http://localhost" };
+      const preflight = await fetch(api.url + path, { method: "OPTIONS", headers: asking });
+      expect([preflight.status, preflight.headers.get("access-control-allow-origin")]).toEqual([404, null]);
+    }
+    expect(await rowIds(api)).toEqual([]);
+  });
+
+  test("with a token it does not matter by what name one asks", async () => {
+    await using api = await secured(closed);
+    expect(await statusOf(api.url, notes, { ...as("backend"), host: "moldova.example" })).toBe(200);
+  });
 });
 
 describe("of one address", () => {
