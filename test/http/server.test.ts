@@ -152,7 +152,11 @@ describe("bounds", () => {
     expect(
       await raw(server.port, `GET /livez HTTP/1.1\r\nHost: x\r\nX: ${"a".repeat(20_000)}\r\n\r\n`),
     ).toMatch(/^HTTP\/1.1 431 /);
-    const post = await fetch(`${server.url}/livez`, { method: "POST", body: "x".repeat(5000) });
+    const post = await fetch(`${server.url}/livez`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: "x".repeat(5000),
+    });
     expect(post.status).toBe(413);
     expect(await raw(server.port, "nonsense\r\n\r\n")).toMatch(/^HTTP\/1.1 400 /);
     expect((await server.get("/livez")).status).toBe(200);
