@@ -30,6 +30,7 @@ export class SimulatedLine implements Line, AsyncDisposable {
   readonly #open = new Set<Socket>();
   /** By the address that it leads to. */
   readonly #proxies = new Map<string, Promise<FaultProxy>>();
+  readonly #onBack = new Set<() => void>();
   #condition: LineCondition = goodLine;
 
   constructor(options: SimulatedLineOptions) {
@@ -41,6 +42,11 @@ export class SimulatedLine implements Line, AsyncDisposable {
     this.#open.add(socket);
     socket.once("close", () => this.#open.delete(socket));
     return socket;
+  }
+
+  onBack(back: () => void): () => void {
+    this.#onBack.add(back);
+    return () => this.#onBack.delete(back);
   }
 
   apply(condition: LineCondition): void {
@@ -62,6 +68,9 @@ export class SimulatedLine implements Line, AsyncDisposable {
       void proxy.then((it) => it.close()).catch(() => undefined);
     }
     this.#proxies.clear();
+    if (condition.cutBy === null) {
+      for (const back of this.#onBack) back();
+    }
   }
 
   /** Why no connection can be made; null: one can. */

@@ -4,6 +4,8 @@ import { Socket } from "node:net";
 export interface Line {
   /** A new socket, not connected yet: the driver connects it. */
   socket(): Socket;
+  /** Tells when the line works again, or works otherwise: whoever waits may try at once. Gives what ends the telling. */
+  onBack?(back: () => void): () => void;
 }
 
 /** The network as it is. */

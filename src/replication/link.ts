@@ -59,16 +59,22 @@ export class Link {
 
   /** Until the signal is aborted; then it drains. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
+    let back = new AbortController();
+    const forgetLine = this.#parts.peer.line?.onBack?.(() => back.abort());
     while (!signal.aborted) {
       this.#again = new AbortController();
+      back = new AbortController();
       try {
         await this.#attempt(signal);
       } catch (error) {
         if (!signal.aborted && !(error instanceof CopyWanted)) {
-          await pause(this.#context.clock, this.#react(error), signal);
+          await pause(this.#context.clock, this.#react(error), AbortSignal.any([signal, back.signal]));
+          // What failed had to do with the line, which is another now.
+          if (back.signal.aborted) this.#backoff.reset();
         }
       }
     }
+    forgetLine?.();
     this.#enter("stopped");
   }
 

@@ -75,7 +75,7 @@ const localAgent = (): LocalAgent => {
     ),
     { file: "coregent.yaml", env: {} },
   );
-  return new LocalAgent(() => topology, "b", { idleProgressMs: 60_000 });
+  return new LocalAgent(() => topology, "b", { limits: { idleProgressMs: 60_000 } });
 };
 
 test("an agent killed between the merge's commit and its confirmation: the replay changes nothing (FAULTS 1, 2)", async () => {

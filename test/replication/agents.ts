@@ -6,6 +6,7 @@ import { topologyOf } from "../../src/config.ts";
 import type { PostgresVersion } from "../../src/embedded/binaries.ts";
 import { startFaultProxy, type FaultProxy } from "../../src/embedded/fault-proxy.ts";
 import { installRegion } from "../../src/postgres/install/region.ts";
+import type { Line } from "../../src/postgres/line.ts";
 import { runAgent } from "../../src/replication/agent.ts";
 import type { AgentStatus, LinkStatus } from "../../src/replication/status.ts";
 import { type AgentLimits, defaultLimits } from "../../src/replication/wiring.ts";
@@ -41,6 +42,11 @@ export interface LogEntry {
 
 export const errorLevel = 50;
 
+export interface LocalAgentOptions {
+  readonly limits?: Partial<AgentLimits>;
+  readonly lineTo?: (region: string) => Line;
+}
+
 /** One agent within this process: what it knows of itself, what it logs, and its end. */
 export class LocalAgent implements AsyncDisposable {
   readonly status: AgentStatus;
@@ -48,14 +54,18 @@ export class LocalAgent implements AsyncDisposable {
   readonly #ending = new AbortController();
   readonly #done: Promise<void>;
 
-  constructor(topology: () => Topology, name: string, limits: Partial<AgentLimits> = {}) {
+  constructor(topology: () => Topology, name: string, { limits, lineTo }: LocalAgentOptions = {}) {
     const region = topology().regions.find((each) => each.name === name);
     if (region === undefined) throw new Error(`no region ${name}`);
     const logger = pino(
       { level: "debug" },
       { write: (line: string) => void this.logs.push(JSON.parse(line)) },
     );
-    const made = agentContext({ clock: systemClock(), random: Math.random }, region, { topology, logger });
+    const made = agentContext({ clock: systemClock(), random: Math.random }, region, {
+      topology,
+      logger,
+      ...(lineTo === undefined ? {} : { lineTo }),
+    });
     const context = { ...made, limits: { ...testLimits, ...limits } };
     this.status = context.status;
     this.#done = runAgent(context, this.#ending.signal);
@@ -227,9 +237,13 @@ export class Regions implements AsyncDisposable {
     this.#forgotten.add(name);
   }
 
-  agent(name: string, limits: Partial<AgentLimits> = {}): LocalAgent {
+  agent(
+    name: string,
+    limits: Partial<AgentLimits> = {},
+    options: Pick<LocalAgentOptions, "lineTo"> = {},
+  ): LocalAgent {
     // Read anew each time, as a configuration file that changes.
-    const agent = new LocalAgent(() => this.topology(name), name, limits);
+    const agent = new LocalAgent(() => this.topology(name), name, { ...options, limits });
     this.#agents.push(agent);
     return agent;
   }
