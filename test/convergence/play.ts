@@ -3,11 +3,12 @@ import { join } from "node:path";
 import { seeded } from "../../src/demo/random.ts";
 import type { TestCluster, TestRegion } from "../../src/testing/index.ts";
 import { Faults } from "./faults.ts";
-import { History, type KeyState, type LogEntry } from "./history.ts";
+import { History, type KeyState } from "./history.ts";
+import { readLog, tombstonesOf } from "./read.ts";
 import { regionsDiffer } from "./regions-equal.ts";
 import type { Fault, Schedule } from "./schedule.ts";
 import { pause } from "./session.ts";
-import { inScope, tableNamed } from "./tables.ts";
+import { contended, inScope } from "./tables.ts";
 import { allStatesSql, highest, probeSql, Watcher } from "./watcher.ts";
 import { GroupRecord, tornSql } from "./whole.ts";
 import { ContendedWriter, GroupWriter, type StateRow, type Tombstones } from "./writers.ts";
@@ -242,7 +243,7 @@ class Play {
     const prefix = this.#prefix;
     const [first] = regions;
     if (first === undefined) return;
-    const log = await readLog(first, prefix);
+    const log = await readLog(first, { tables: contended, prefix });
     this.#conflicts = log.length;
     const held = new Map<string, ReadonlyMap<string, KeyState>>();
     for (const region of regions) {
@@ -297,13 +298,6 @@ class Play {
   }
 }
 
-const tombstonesOf = async (region: TestRegion | undefined): Promise<Tombstones> => {
-  const rows = await region?.sql<{ table_name: string; tombstone: string }>(
-    "SELECT table_name, tombstone FROM coregent.replicated_table WHERE schema_name = 'public'",
-  );
-  return new Map(rows?.map(({ table_name, tombstone }) => [table_name, `"${tombstone}"`]));
-};
-
 const copying = async (region: TestRegion): Promise<string[]> => {
   const rows = await region.sql<{ origin: number; table_name: string; reason: string | null }>(
     "SELECT * FROM coregent.table_sync",
@@ -319,24 +313,4 @@ const unmarked = async (region: TestRegion, mark: string, count: number): Promis
   return rows.length >= count
     ? []
     : [`${region.name} has ${mark} of ${rows.map((row) => row.region).join(", ") || "nobody"} only`];
-};
-
-const readLog = async (region: TestRegion, prefix: string): Promise<LogEntry[]> => {
-  const rows = await region.sql<{
-    table_name: string;
-    key: string;
-    loser_version: string;
-    type: string;
-    loser_row: Record<string, string | null> | null;
-  }>("SELECT table_name, key, loser_version, type, loser_row FROM coregent.conflict");
-  return rows.flatMap(({ table_name, key, loser_version, type, loser_row }) => {
-    const table = tableNamed(table_name.replace(/^public\./, ""));
-    const parts = JSON.parse(key) as readonly string[];
-    if (table === undefined || !parts.some((part) => part.startsWith(prefix))) return [];
-    const content =
-      loser_row === null
-        ? null
-        : Object.fromEntries(table.content.map((column) => [column, loser_row[column] ?? null]));
-    return [{ table: table.name, key, loser: BigInt(loser_version), type, content }];
-  });
 };

@@ -1,7 +1,7 @@
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { maxSeed } from "../../src/demo/random.ts";
 import { startCluster, type TestCluster } from "../../src/testing/index.ts";
+import { wholeNumber } from "../support/whole-number.ts";
 import { playSchedule, prepareRegion, type Verdict } from "./play.ts";
 import { describeFault, scheduleOf, type Schedule } from "./schedule.ts";
 import { schema, tableOptions } from "./tables.ts";
@@ -22,13 +22,6 @@ interface Options {
   readonly schedules: number;
   readonly only: number | null;
 }
-
-const wholeNumber = (text: string, name: string, min: number): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < min || value > maxSeed)
-    throw new Error(`${name} is not such a number: ${text}`);
-  return value;
-};
 
 const readOptions = (): Options => {
   const { values } = parseArgs({

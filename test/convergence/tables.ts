@@ -29,8 +29,6 @@ export const contended = [
   { name: "scrap", key: ["id"], scope: "id", owner: null, content: ["body", "n"], big: false },
 ] as const satisfies readonly [Table, ...Table[]];
 
-export const tableNamed = (name: string): Table | undefined => contended.find((table) => table.name === name);
-
 const key = `text COLLATE "C"`;
 
 /** `group_a` and `group_b` are written with keys that no other region writes: a group is whole, or not there. */

@@ -2,7 +2,7 @@ import type { TestRegion } from "../../src/testing/index.ts";
 import { compareKeyStates, place, type KeyState } from "./history.ts";
 import { Marks, type Mark } from "./marks.ts";
 import { pause, Session } from "./session.ts";
-import { contended } from "./tables.ts";
+import { contended, type Table } from "./tables.ts";
 import { tornSql, writerOf, type Torn } from "./whole.ts";
 import { stateOf, statesSql, type StateRow, type Tombstones } from "./writers.ts";
 
@@ -178,8 +178,12 @@ const lsnOf = (text: string): bigint => {
   return (BigInt(`0x${high}`) << 32n) + BigInt(`0x${low}`);
 };
 
-export const allStatesSql = (tombstones: Tombstones, prefix: string): string =>
-  contended
+export const allStatesSql = (
+  tombstones: Tombstones,
+  prefix: string,
+  tables: readonly Table[] = contended,
+): string =>
+  tables
     .map((table) => statesSql(table, { tombstone: tombstones.get(table.name) ?? "", prefix }))
     .join(" UNION ALL ");
 
