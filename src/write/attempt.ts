@@ -8,7 +8,7 @@ import type { Masters } from "./masters.ts";
 import { answerOf, doOnce, insertsUnderFixedKeysOnly, type Once, refuse } from "./once.ts";
 import { highestVersion } from "./operation.ts";
 import { type Position, sessionAfter } from "./position.ts";
-import { positionOf } from "./read.ts";
+import { positionOf, sharesPosition } from "./read.ts";
 import { runOperations } from "./run-operations.ts";
 import { SessionTokenFormat, stampAbove } from "./session-token.ts";
 import { problemOf } from "./sql-problems.ts";
@@ -91,7 +91,13 @@ export class Attempt {
     };
     try {
       const commits = ({ kind }: Once): boolean => kind === "done";
-      const { result, position } = await runTransaction(master, { settings, work, commits, signal }, clock);
+      const { positions } = this.#parts.masters;
+      const askPosition = sharesPosition(master) ? () => positionOf(positions, master) : null;
+      const { result, position } = await runTransaction(
+        master,
+        { settings, work, commits, askPosition, signal },
+        clock,
+      );
       if (result.kind === "replayed" || position === null) {
         return await this.#replayed(result.kind === "replayed" ? result.record : null);
       }

@@ -1,6 +1,7 @@
 import type { ClientBase } from "pg";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
-import { readPosition, type Position } from "./position.ts";
+import { readPositionBy, type Position } from "./position.ts";
+import { queryPrepared } from "./prepared-query.ts";
 
 /** The connection broke, or the server gave up, at a moment when the commit may have been done. Only the record tells. */
 export class OutcomeUnknown extends Error {
@@ -18,14 +19,16 @@ export class NotCommitted extends Error {
  */
 const unknownClasses = new Set(["08", "53", "54", "57", "58", "F0", "XX"]);
 
+const commitStatement = { name: "coregent commit", text: "COMMIT" };
+
 /**
  * Commits. @throws OutcomeUnknown, NotCommitted, or what made PostgreSQL refuse the commit
  */
 export const commit = async (client: ClientBase): Promise<void> => {
-  const { command } = await client.query("COMMIT").catch((error: unknown) => {
+  const { tag } = await queryPrepared(client, commitStatement).catch((error: unknown) => {
     throw isAnswer(error) ? error : new OutcomeUnknown(inDoubt, { cause: error });
   });
-  if (command !== "COMMIT") throw new NotCommitted(`the server answered ${command} to COMMIT`);
+  if (tag !== "COMMIT") throw new NotCommitted(`the server answered ${tag} to COMMIT`);
 };
 
 /**
@@ -35,11 +38,21 @@ export const commit = async (client: ClientBase): Promise<void> => {
  */
 export const commitWithPosition = async (client: ClientBase): Promise<Position> => {
   const committing = commit(client);
-  // Prepared: planning it takes longer than most transactions.
-  const reading = readPosition(client);
+  const reading = readPositionBy(client);
   reading.catch(() => undefined);
   await committing;
   return reading.catch((error: unknown) => {
+    throw new OutcomeUnknown(inDoubt, { cause: error });
+  });
+};
+
+/**
+ * Commits, and waits for a position that is read afterwards, as `ask` does.
+ * @throws as `commitWithPosition`
+ */
+export const commitThenAsk = async (client: ClientBase, ask: () => Promise<Position>): Promise<Position> => {
+  await commit(client);
+  return ask().catch((error: unknown) => {
     throw new OutcomeUnknown(inDoubt, { cause: error });
   });
 };

@@ -24,9 +24,10 @@ export const maxDepth = 64;
 
 /**
  * Only a text with such a number is worth the slower way: a fraction, an exponent, 16 digits, minus zero. Where a number may
- * stand, so that the usual `"1.50"` does not count; in a text it may be taken for one, which is slow and not wrong.
+ * stand, so that the usual `"1.50"` and times of day do not count; in a text it may be taken for one, which is slow and not
+ * wrong.
  */
-const roundable = /(?:^|[:,[])\s*-?(?:\d+[.eE]|\d{16}|(?<=-)0)/;
+const roundable = /(?:^|"\s*:|[,[])\s*-?(?:\d+[.eE]|\d{16}|(?<=-)0)/;
 /** Escapes of NUL and of surrogates, of which a half may stand alone. */
 const suspicious = /\\u(?:0000|[dD][89a-fA-F])/;
 

@@ -1,4 +1,5 @@
-import type { QueryConfig, QueryResult, QueryResultRow } from "pg";
+import type { ClientBase, QueryConfig, QueryResult, QueryResultRow } from "pg";
+import { queryPrepared } from "./prepared-query.ts";
 import { mergeSessions, type OriginPosition, type SessionToken } from "./session-token.ts";
 
 /** A session or a pool of sessions with a master. */
@@ -51,7 +52,7 @@ interface PositionJson {
   readonly misfits: readonly (readonly [number, string])[];
 }
 
-/** The value of `positionExpression`, as node-postgres gives it. */
+/** The value of `positionExpression`, parsed as JSON. */
 export const parsePosition = (value: unknown): Position => {
   const json = value as PositionJson;
   const misfits = new Map<number, Set<string>>();
@@ -69,13 +70,18 @@ export const parsePosition = (value: unknown): Position => {
   };
 };
 
+const statement = { name: "coregent position", text: `SELECT ${positionExpression} AS position` };
+
 /** @throws what the driver throws */
 export const readPosition = async (database: Database): Promise<Position> => {
-  const { rows } = await database.query<{ position: unknown }>({
-    name: "coregent position",
-    text: `SELECT ${positionExpression} AS position`,
-  });
+  const { rows } = await database.query<{ position: unknown }>(statement);
   return parsePosition(rows[0]?.position);
+};
+
+/** The same by a session of a request. @throws what the driver throws */
+export const readPositionBy = async (client: ClientBase): Promise<Position> => {
+  const { rows } = await queryPrepared(client, statement);
+  return parsePosition(JSON.parse(rows[0]?.[0] ?? "null"));
 };
 
 /**

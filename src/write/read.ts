@@ -1,8 +1,9 @@
+import type { ClientBase } from "pg";
 import { Problem } from "../problems.ts";
 import { together } from "./connections.ts";
 import type { Master } from "./master.ts";
 import { highestVersion, type OperationResult } from "./operation.ts";
-import { type Position, readPosition, sessionAfter } from "./position.ts";
+import { type Position, readPosition, readPositionBy, sessionAfter } from "./position.ts";
 import { type MasterPosition, type Positions, TooManyWaiting } from "./positions.ts";
 import { runOperations } from "./run-operations.ts";
 import { problemOf } from "./sql-problems.ts";
@@ -60,6 +61,16 @@ const has = async (
   }
 };
 
+/**
+ * Where several requests are under way at a near master, they share the question for its position, which is asked when theirs
+ * are answered. Alone, or far away, it goes along in the round trip of the request.
+ */
+export const sharesPosition = ({ connections, roundTripMs }: Master): boolean =>
+  connections.inFlight >= manyInFlight && roundTripMs !== null && roundTripMs <= nearMs;
+
+const manyInFlight = 4;
+const nearMs = 2;
+
 const readAt = async (
   master: Master,
   { operations, session, signal }: ReadRequest,
@@ -67,13 +78,16 @@ const readAt = async (
 ): Promise<ReadOutcome> => {
   const attempt = async () => {
     const catalog = await master.catalog.get();
+    const run = (client: ClientBase) => runOperations(client, catalog, operations);
+    if (sharesPosition(master)) {
+      return [await master.session(run, signal), await positionOf(positions, master)] as const;
+    }
     return master.session(async (client) => {
       // Of one read, it is all in one round trip.
       if (operations.length === 1) {
-        const send = () => [runOperations(client, catalog, operations), readPosition(client)] as const;
-        return Promise.all(together(client, send));
+        return Promise.all(together(client, () => [run(client), readPositionBy(client)] as const));
       }
-      return [await runOperations(client, catalog, operations), await readPosition(client)] as const;
+      return [await run(client), await readPositionBy(client)] as const;
     }, signal);
   };
   const [results, position] = await attempt().catch((error: unknown) => {

@@ -14,6 +14,7 @@ import type {
   VersionMatch,
 } from "./operation.ts";
 import { countStatement, pageStatement } from "./select-statements.ts";
+import { queryPrepared } from "./prepared-query.ts";
 import { problemOf, StaleCatalog } from "./sql-problems.ts";
 import { insertStatements, type RowsStatement, upsertStatements } from "./row-statements.ts";
 import {
@@ -96,8 +97,11 @@ const preparedName = (text: string, catalog: Catalog): string | undefined => {
   return name;
 };
 
+const nameOf = ({ catalog }: Session, { reusable, text }: Statement): string | undefined =>
+  reusable ? preparedName(text, catalog) : undefined;
+
 const configOf = (session: Session, statement: Statement) => {
-  const name = statement.reusable ? preparedName(statement.text, session.catalog) : undefined;
+  const name = nameOf(session, statement);
   return {
     ...(name === undefined ? {} : { name }),
     text: statement.text,
@@ -106,9 +110,13 @@ const configOf = (session: Session, statement: Statement) => {
   };
 };
 
-const run = async (session: Session, statement: Statement): Promise<Texts[]> => {
-  const config = { ...configOf(session, statement), rowMode: "array" } as const;
-  const { rows, fields } = await session.client.query<string[]>(config);
+const run = async (session: Session, statement: Statement): Promise<readonly Texts[]> => {
+  const { text, values } = statement;
+  const name = nameOf(session, statement);
+  const { rows, fields } =
+    name === undefined
+      ? await session.client.query<string[]>({ ...configOf(session, statement), rowMode: "array" })
+      : await queryPrepared(session.client, { name, text, values });
   mustBeAsKnown(statement, fields);
   return rows;
 };

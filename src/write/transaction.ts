@@ -1,11 +1,12 @@
 import type { Client } from "pg";
 import type { Clock } from "../clock.ts";
 import { Problem } from "../problems.ts";
-import { commitWithPosition, OutcomeUnknown } from "./commit.ts";
+import { commitThenAsk, commitWithPosition, OutcomeUnknown } from "./commit.ts";
 import { type Lease, together } from "./connections.ts";
 import { KeyTaken } from "./idempotency.ts";
 import type { Master } from "./master.ts";
 import type { Position } from "./position.ts";
+import { queryPrepared } from "./prepared-query.ts";
 import { problemOf } from "./sql-problems.ts";
 
 /** What holds for one transaction of a writer, besides its statements. */
@@ -21,8 +22,12 @@ export interface TransactionRequest<T> {
   readonly work: (client: Client) => Promise<T>;
   /** False for a result that leaves nothing to commit: the transaction is rolled back. Default true. */
   readonly commits?: (result: T) => boolean;
+  /** Asks for the master's position; null: the session that commits reads it, in the same round trip. */
+  readonly askPosition?: (() => Promise<Position>) | null;
   readonly signal: AbortSignal;
 }
+
+const beginStatement = { name: "coregent begin", text: "BEGIN" };
 
 const beginText = ({ stampAbove, takeover }: TransactionSettings): string =>
   [
@@ -32,6 +37,11 @@ const beginText = ({ stampAbove, takeover }: TransactionSettings): string =>
     ...(takeover ? ["SET LOCAL coregent.takeover = 'on'"] : []),
   ].join("; ");
 
+const sendBegin = (client: Client, settings: TransactionSettings): Promise<unknown> =>
+  settings.stampAbove === null && !settings.takeover
+    ? queryPrepared(client, beginStatement)
+    : client.query(beginText(settings));
+
 /**
  * One transaction at one master: taken up by its bounded sessions, begun, worked on, committed. The position is where
  * the commit has brought the master; null if nothing was committed.
@@ -40,7 +50,7 @@ const beginText = ({ stampAbove, takeover }: TransactionSettings): string =>
  */
 export const runTransaction = async <T>(
   master: Master,
-  { settings, work, signal, commits = () => true }: TransactionRequest<T>,
+  { settings, work, signal, commits = () => true, askPosition = null }: TransactionRequest<T>,
   clock: Clock,
 ): Promise<{ readonly result: T; readonly position: Position | null }> => {
   const askedMs = clock.monotonic();
@@ -50,7 +60,7 @@ export const runTransaction = async <T>(
   signal.addEventListener("abort", giveUp, { once: true });
   try {
     const begin = async (): Promise<void> => {
-      await lease.client.query(beginText(settings));
+      await sendBegin(lease.client, settings);
       if (lease.warm) master.observeLatency(clock.monotonic() - askedMs);
     };
     // Not awaited: the first statement goes with it. Where BEGIN fails, so does that.
@@ -64,7 +74,12 @@ export const runTransaction = async <T>(
       return { result, position: null };
     }
     signal.removeEventListener("abort", giveUp);
-    const position = await together(lease.client, () => commitWithPosition(lease.client));
+    const position = await (askPosition === null
+      ? together(lease.client, () => commitWithPosition(lease.client))
+      : commitThenAsk(lease.client, () => {
+          lease.giveBack();
+          return askPosition();
+        }));
     lease.giveBack();
     return { result, position };
   } catch (error) {
