@@ -205,12 +205,12 @@ export class Master implements Database {
 
   /**
    * Asks now whether the master is well, since a request has failed there, and waits until that is decided: resolves when
-   * it is healthy or down by probes that began after this call, or at the signal.
+   * it is down, or healthy by a probe that began after this call, or at the signal.
    */
   async judgedAnew(signal: AbortSignal): Promise<void> {
     const sinceMs = this.#options.clock.monotonic();
     this.doubt();
-    while (!signal.aborted && (this.#judgedSinceMs < sinceMs || this.#health.health === "suspect")) {
+    while (!signal.aborted && !this.#decidedSince(sinceMs)) {
       await new Promise<void>((resolve) => {
         const done = (): void => {
           this.#onJudged.delete(done);
@@ -223,13 +223,20 @@ export class Master implements Database {
     }
   }
 
+  /** A probe that waits in vain may go on for long after the master was found to be down: nobody waits for its end. */
+  #decidedSince(sinceMs: number): boolean {
+    const { health } = this.#health;
+    return health === "down" || (health === "healthy" && this.#judgedSinceMs >= sinceMs);
+  }
+
   /** Whether the probe was good. One that waits in vain counts as failed each time that the bound has passed. */
   async #probe(signal: AbortSignal): Promise<boolean> {
     const { clock, settings } = this.#options;
     const beganAtMs = clock.monotonic();
     const givingUp = new AbortController();
     const asking = this.#ask(AbortSignal.any([signal, givingUp.signal]));
-    let wait = beginWait({ heard: this.#session.heard, atMs: beganAtMs }, this.#stepMs, settings());
+    const stepMs = this.#stepMs;
+    let wait = beginWait({ heard: this.#session.heard, atMs: beganAtMs }, stepMs, settings());
     for (;;) {
       const answer = await this.#answerSoon(asking, signal);
       if (signal.aborted) {
@@ -238,7 +245,9 @@ export class Master implements Database {
       const looked = afterLook(wait, { heard: this.#session.heard, atMs: clock.monotonic() }, settings());
       wait = looked.wait;
       if (answer !== null) {
-        if (answer.failed === null) this.#stepMs = Math.max(wait.stepMs, answer.tookMs);
+        // What was slow once is forgotten with the next answer in good time.
+        if (answer.failed === null)
+          this.#stepMs = Math.max(wait.stepMs > stepMs ? wait.stepMs : 0, answer.tookMs);
         this.#judge(answer, beganAtMs);
         return answer.failed === null;
       }

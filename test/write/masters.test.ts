@@ -67,6 +67,10 @@ test("one that falls silent is down, and whoever waits for its answer hears of i
   await healths(masters, { b: "down" });
   await answer;
   expect(b?.health.reason).toBe("does not answer");
+  // It is decided already: another probe would be silent for longer than this.
+  const patience = AbortSignal.timeout(2_000);
+  await b?.judgedAnew(patience);
+  expect(patience.aborted).toBe(false);
   all.line("b").heal();
   await healths(masters, { b: "healthy" });
 });
