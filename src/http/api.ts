@@ -120,7 +120,12 @@ export const registerDescription = async (app: FastifyInstance): Promise<void> =
   await app.register(async (pages) => {
     // What the pages may load says the page's own policy.
     await pages.register(helmet, { contentSecurityPolicy: false });
-    await pages.register(swaggerUi, { routePrefix: "/docs", staticCSP: true });
+    await pages.register(swaggerUi, {
+      routePrefix: "/docs",
+      staticCSP: true,
+      // The endpoint may be plain http: a browser that upgraded what the page asks for would get nothing.
+      transformStaticCSP: (policy) => policy.replace(" upgrade-insecure-requests;", ""),
+    });
   });
   app.get("/openapi.json", { schema: { hide: true } }, () => app.swagger());
 };

@@ -5,6 +5,7 @@ import { type Static, Type } from "typebox";
 import { maxLatencyMs, type Outage, type OutageSpec } from "../../regions/outages.ts";
 import { maxOutageMs, type OutageRegistry, TooManyOutages } from "../outages/registry.ts";
 import { Problem } from "../problems.ts";
+import { problems } from "./row-route-schemas.ts";
 
 export interface OutageRoutesOptions {
   readonly registry: OutageRegistry;
@@ -47,6 +48,24 @@ const OutageBody = Type.Union(
   { title: "Outage" },
 );
 
+const when = Type.String({ format: "date-time" });
+const OutageAnswer = Type.Object(
+  {
+    id: Type.String(),
+    kind: Type.Enum(["region", "link", "latency"]),
+    region: Type.Optional(Type.String()),
+    from: Type.Optional(Type.String()),
+    to: Type.Optional(Type.String()),
+    oneWay: Type.Optional(Type.Boolean()),
+    roundTripMs: Type.Optional(Type.Number()),
+    jitterMs: Type.Optional(Type.Number()),
+    startedAt: when,
+    endsAt: Type.Union([when, Type.Null()], { description: "null: when it is healed." }),
+  },
+  { title: "Running outage" },
+);
+const Healed = Type.Object({ healed: Type.Integer({ description: "How many." }) });
+
 const specOf = (body: Static<typeof OutageBody>): OutageSpec => {
   switch (body.kind) {
     case "region":
@@ -88,13 +107,28 @@ export const registerOutages = (app: FastifyInstance, options: OutageRoutesOptio
       );
     }
   };
-  app.get(path, { schema: { tags, summary: "The outages that this agent simulates" } }, () => ({
-    allowed: options.allowed(),
-    outages: registry.list().map(outageView),
-  }));
+  const running = Type.Object({ allowed: Type.Boolean(), outages: Type.Array(OutageAnswer) });
+  app.get(
+    path,
+    {
+      schema: {
+        tags,
+        summary: "The outages that this agent simulates",
+        response: { 200: running, ...problems },
+      },
+    },
+    () => ({ allowed: options.allowed(), outages: registry.list().map(outageView) }),
+  );
   app.post(
     path,
-    { schema: { tags, summary: "Begin an outage; one of that id is replaced", body: OutageBody } },
+    {
+      schema: {
+        tags,
+        summary: "Begin an outage; one of that id is replaced",
+        body: OutageBody,
+        response: { 201: OutageAnswer, ...problems },
+      },
+    },
     (request, reply) => {
       mustBeAllowed();
       const body = request.body as Static<typeof OutageBody>;
@@ -110,14 +144,25 @@ export const registerOutages = (app: FastifyInstance, options: OutageRoutesOptio
   );
   app.delete<{ Params: { id: string } }>(
     `${path}/:id`,
-    { schema: { tags, summary: "Heal an outage", params: Type.Object({ id: Id }) } },
+    {
+      schema: {
+        tags,
+        summary: "Heal an outage",
+        params: Type.Object({ id: Id }),
+        response: { 200: Healed, 404: Healed, ...problems },
+      },
+    },
     (request, reply) => {
       const healed = registry.heal(request.params.id);
       return reply.code(healed ? 200 : 404).send({ healed: healed ? 1 : 0 });
     },
   );
   // Healing is always allowed: the configuration may have been changed since an outage began.
-  app.delete(path, { schema: { tags, summary: "Heal all outages" } }, () => ({ healed: registry.healAll() }));
+  app.delete(
+    path,
+    { schema: { tags, summary: "Heal all outages", response: { 200: Healed, ...problems } } },
+    () => ({ healed: registry.healAll() }),
+  );
 };
 
 const mustBeRegions = (spec: OutageSpec, regions: readonly string[]): void => {

@@ -1,11 +1,14 @@
 // For the tags of a schema.
 import "@fastify/swagger";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { Type } from "typebox";
 import type { ServerFacts } from "../postgres/server-facts.ts";
 import { Problem } from "../problems.ts";
 import type { AgentStatus } from "../replication/status.ts";
+import { PatroniState } from "./agent-schemas.ts";
 import { lagBytes, lagSeconds } from "./lag.ts";
 import { type LagBound, parseLagBound } from "./lag-bound.ts";
+import { problems } from "./row-route-schemas.ts";
 import { sharedLook } from "./shared-look.ts";
 
 export interface PatroniParts {
@@ -77,7 +80,14 @@ export const registerPatroni = (app: FastifyInstance, parts: PatroniParts): void
       const view = viewOf(parts, await look());
       return { status: check(view, bound) ? 200 : 503, body: bodyOf(parts.status, view) };
     };
-    const schema = { tags: ["agent"], summary };
+    const schema = {
+      tags: ["agent"],
+      summary,
+      querystring: Type.Object({
+        lag: Type.Optional(Type.Unknown({ description: "No further behind than this: `5s`, `16MB`." })),
+      }),
+      response: { 200: PatroniState, 503: PatroniState, ...problems },
+    };
     app.get(path, { schema }, async (request, reply: FastifyReply) => {
       const { status, body } = await answer(request);
       return reply.code(status).send(body);

@@ -8,9 +8,11 @@ import type { Topology } from "../../regions/topology.ts";
 import { Problem } from "../problems.ts";
 import { catalogWith, findTable } from "../write/catalog.ts";
 import type { RegionalWriter, RouteExplanation } from "../write/writer.ts";
+import { NearestAnswer, RouteAnswer } from "./agent-schemas.ts";
 import type { Authorize } from "./api-parts.ts";
 import { parseKeyPath } from "./headers.ts";
 import { parameters } from "./query-string.ts";
+import { problems } from "./row-route-schemas.ts";
 
 export interface RouteRoutesOptions {
   readonly writer: Pick<RegionalWriter, "explain" | "nearest" | "catalog">;
@@ -39,6 +41,7 @@ export const registerRouting = (app: FastifyInstance, options: RouteRoutesOption
           table: text("`table` or `schema.table`"),
           key: text("Of the row, as in its address: `a,b` where it has several columns"),
         }),
+        response: { 200: RouteAnswer, ...problems },
       },
     },
     (request) => explain(request, options),
@@ -53,6 +56,7 @@ export const registerRouting = (app: FastifyInstance, options: RouteRoutesOption
           lat: text("Degrees, north positive"),
           lon: text("Degrees, east positive"),
         }),
+        response: { 200: NearestAnswer, ...problems },
       },
     },
     (request) => nearest(request, options),

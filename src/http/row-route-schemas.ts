@@ -57,9 +57,12 @@ export const answered = <T extends TSchema>(schema: T, headers: object = writeAn
   headers,
 });
 
-const refused = answered(ProblemSchema, {
-  "Retry-After": shown("With 429 and 503: when to send it again, in seconds."),
-});
+const refused = {
+  description: "Refused, or failed; docs/errors.md says what each code means.",
+  headers: { "Retry-After": shown("With 429 and 503: when to send it again, in seconds.") },
+  content: { "application/problem+json": { schema: ProblemSchema } },
+};
+/** Answers of every route. */
 export const problems = { "4xx": refused, "5xx": refused };
 const row = answered(Row, { ...writeAnswer, ...ofRow });
 const nothing = answered(Type.Null({ description: "As was preferred: nothing." }), {

@@ -6,12 +6,14 @@ import type { Registry } from "prom-client";
 import type { EndpointSettings } from "../../regions/endpoint-settings.ts";
 import type { Problem } from "../problems.ts";
 import type { AgentStatus } from "../replication/status.ts";
+import { Alive, Figures, Readiness, Report } from "./agent-schemas.ts";
 import { registerApi, registerDescription } from "./api.ts";
 import type { ApiParts } from "./api-parts.ts";
 import { endInOrder } from "./linger.ts";
 import { addProblems, answerClientError, problemFrom, sendProblem } from "./problem-reply.ts";
 import { notReadyReasons } from "./readiness.ts";
 import { agentReport } from "./report.ts";
+import { problems } from "./row-route-schemas.ts";
 import { validatorCompiler } from "./schemas.ts";
 import { sharedLook } from "./shared-look.ts";
 import { type AdminAction, registerSecurity } from "./security.ts";
@@ -156,16 +158,18 @@ const finishInOrder = (server: FastifyInstance, graceMs: number): void => {
 
 const addAgentRoutes = (server: FastifyInstance, options: AgentServerOptions): void => {
   addProbes(server, options);
-  server.get("/metrics", agentTags("Figures for Prometheus"), async (_request, reply) => {
+  server.get("/metrics", told("Figures for Prometheus", { 200: Figures }), async (_request, reply) => {
     const page = await options.registry.metrics();
     return reply.header("content-type", options.registry.contentType).send(page);
   });
-  server.get("/v1/status", agentTags("The agent's links"), (_request, reply) =>
+  server.get("/v1/status", told("The agent's links", { 200: Report }), (_request, reply) =>
     reply.header("content-type", jsonType).send(agentReport(options.status, options.now())),
   );
 };
 
-const agentTags = (summary: string) => ({ schema: { tags: ["agent"], summary } });
+const told = (summary: string, response: object) => ({
+  schema: { tags: ["agent"], summary, response: { ...response, ...problems } },
+});
 
 const addProbes = (server: FastifyInstance, options: AgentServerOptions): void => {
   const { status } = options;
@@ -175,19 +179,24 @@ const addProbes = (server: FastifyInstance, options: AgentServerOptions): void =
     timeoutMs,
     late: () => `no answer within ${timeoutMs} ms`,
   });
-  server.get("/livez", agentTags("Whether the process lives"), () => ({
+  server.get("/livez", told("Whether the process lives", { 200: Alive }), () => ({
     status: "ok",
     region: status.region,
   }));
-  server.get("/readyz", agentTags("Whether the agent works for its region"), async (_request, reply) => {
-    const reasons = notReadyReasons(status, await ping());
-    return reply.code(reasons.length === 0 ? 200 : 503).send({
-      status: reasons.length === 0 ? "ready" : "not ready",
-      region: status.region,
-      role: status.role,
-      reasons,
-    });
-  });
+  const readiness = { 200: Readiness, 503: Readiness };
+  server.get(
+    "/readyz",
+    told("Whether the agent works for its region", readiness),
+    async (_request, reply) => {
+      const reasons = notReadyReasons(status, await ping());
+      return reply.code(reasons.length === 0 ? 200 : 503).send({
+        status: reasons.length === 0 ? "ready" : "not ready",
+        region: status.region,
+        role: status.role,
+        reasons,
+      });
+    },
+  );
 };
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

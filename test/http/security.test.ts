@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { request } from "node:http";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
@@ -8,25 +7,17 @@ import { registerOutages } from "../../src/http/outage-routes.ts";
 import { type AdminAction, authorize } from "../../src/http/security.ts";
 import { OutageRegistry } from "../../src/outages/registry.ts";
 import { type Api, createApi } from "./api-fixture.ts";
+import { as, token } from "./tokens.ts";
 
 const schema = `
 CREATE TABLE notes (id uuid PRIMARY KEY, body text NOT NULL);
 CREATE TABLE secrets (id uuid PRIMARY KEY, body text NOT NULL)`;
-
-const token = (name: string, role: "reader" | "writer" | "admin", tables: string[] | null = null) => ({
-  name,
-  role,
-  tables,
-  sha256: createHash("sha256").update(`token-of-${name}`).digest("hex"),
-});
 
 const closed: EndpointSettings = {
   ...openEndpoint,
   anonymous: null,
   tokens: [token("report", "reader", ["public.notes"]), token("backend", "writer"), token("ops", "admin")],
 };
-
-const as = (name: string): Record<string, string> => ({ authorization: `Bearer token-of-${name}` });
 
 const registry = (): OutageRegistry =>
   new OutageRegistry({
