@@ -85,7 +85,11 @@ const problemsOfEffects = (
   if (accepted !== null) {
     const effect = written.get(at({ ...accepted, table: request.table }));
     const own = kind === "delete" ? effect?.op === "delete" : effect?.content?.["token"] === request.token;
-    if (!own) problems.push(`${said}: ${accepted.region} has no such effect, version ${accepted.version}`);
+    if (!own)
+      problems.push(
+        `${said}: ${accepted.region} has no such effect, ${accepted.key} ${accepted.version}${accepted.replayed ? " (replayed)" : ""}; ` +
+          `it has done ${effects.map((each) => `${each.op} ${at(each)} upon ${each.prev}`).join("; ") || "nothing"}`,
+      );
   }
   if (effects.length > 1 && !mayBeTwice(request, effects))
     problems.push(`${said}: done ${effects.length} times: ${effects.map(at).join("; ")}`);
