@@ -98,7 +98,7 @@ export const errorCodes = {
   "CG-DEMO-RUNNING": exitCodes.error,
   /**
    * The folder named for the demo cannot be used: it is not readable, or it holds other things than a demo, which the
-   * demo would overwrite and `--purge` remove.
+   * demo would overwrite and `--purge` remove; or `demo skew` finds no demo in it.
    *
    * Remedy: name an empty or a new folder with `--data DIR`.
    */

@@ -15,6 +15,7 @@ import { Network } from "../testing/network.ts";
 import { configText, type RegionEndpoints } from "./config-text.ts";
 import type { DemoFolder, RegionPorts } from "./folder.ts";
 import { weightbookKeys, weightbookSchema } from "./schema.ts";
+import { trueClockSql } from "./skew.ts";
 
 export const database = "weightbook";
 
@@ -114,6 +115,7 @@ export class DemoCluster implements AsyncDisposable {
     await Promise.all(
       this.regions.map(async ({ server, url }) => {
         await inSession(server.url(), async (client) => {
+          for (const sql of trueClockSql) await client.query(sql);
           const found = await client.query("SELECT FROM pg_database WHERE datname = $1", [database]);
           if (found.rowCount === 0) {
             await client.query(`CREATE DATABASE ${escapeIdentifier(database)}`);

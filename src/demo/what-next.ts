@@ -17,6 +17,7 @@ export interface WhatNext {
 export const tellWhatNext = ({ narrator, cluster, configFile, adminTokenFile, cwd }: WhatNext): void => {
   const { color } = narrator;
   const config = foundByItself(configFile, cwd) ? "" : ` --config ${quoted(shown(configFile, cwd))}`;
+  const data = dataOption(configFile, cwd);
   const [first, second] = cluster.regions;
   narrator.say();
   narrator.say(color.bold("It keeps running. Write in any region, read in any other:"));
@@ -36,6 +37,10 @@ export const tellWhatNext = ({ narrator, cluster, configFile, adminTokenFile, cw
       `COREGENT_TOKEN=$(cat ${token}) npx coregent outage start region argentina --for 30s${config}`,
       "an outage, which ends by itself",
     ],
+    [
+      `npx coregent demo skew new-zealand=1h${data}`,
+      "a clock that is an hour ahead: status warns, others write instead; =0 sets it right",
+    ],
     [`npx coregent status --watch${config}`, "links, lag and what is not well"],
     [`npx coregent verify${config}`, "prove again that all regions hold the same"],
     [
@@ -49,14 +54,14 @@ export const tellWhatNext = ({ narrator, cluster, configFile, adminTokenFile, cw
     narrator.say(`   ${command.padEnd(width)}  ${color.dim(why)}`);
   }
   narrator.say();
-  narrator.say(
-    `${color.bold("Ctrl-C")} stops it and keeps the data; ${purge(configFile, cwd)} removes them.`,
-  );
+  narrator.say(`${color.bold("Ctrl-C")} stops it and keeps the data; ${purge(data)} removes them.`);
 };
 
-const purge = (configFile: string, cwd: string): string => {
+const purge = (data: string): string => `\`npx coregent demo --purge${data}\``;
+
+const dataOption = (configFile: string, cwd: string): string => {
   const folder = shown(dirname(configFile), cwd);
-  return `\`npx coregent demo --purge${folder === defaultDataFolder ? "" : ` --data ${quoted(folder)}`}\``;
+  return folder === defaultDataFolder ? "" : ` --data ${quoted(folder)}`;
 };
 
 /** As short as it is unambiguous. */

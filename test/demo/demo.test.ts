@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Client } from "pg";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { topologyOf } from "../../src/config.ts";
 import type { DemoReport } from "../../src/demo/run.ts";
 import { processStart } from "../../src/embedded/processes.ts";
 import { eventually } from "../support/eventually.ts";
@@ -138,6 +139,33 @@ test("it keeps running with what was said to try, and Ctrl-C ends it in order wi
   expect(await healed.ended).toBe(0);
   expect(healed.output.stdout).toContain("healed at the agents of moldova, argentina, new-zealand");
   await eventually(async () => expect(await run("status").ended).toBe(0), { timeoutMs: 60_000 });
+
+  // A clock that is wrong: its region fences itself, and is back when the clock is right.
+  const [, skew = ""] = /npx coregent (demo skew \S+)/.exec(said) ?? [];
+  const skewed = run(...skew.split(" "));
+  expect(await skewed.ended, skewed.output.stderr).toBe(0);
+  expect(skewed.output.stdout).toContain("the clock of new-zealand is 3600 s ahead");
+  const { regions } = topologyOf(await readFile(join(root, ".coregent", "coregent.yaml"), "utf8"), {
+    file: "coregent.yaml",
+    env: {},
+  });
+  const codeThere = async (): Promise<unknown> => {
+    const response = await fetch(
+      `${regions[2]?.api}/v1/tables/users/rows/0197e0c4-7f2a-7000-8000-000000000000`,
+      {
+        method: "PATCH",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ home_region: "moldova" }),
+      },
+    );
+    return ((await response.json()) as { code: unknown }).code;
+  };
+  await eventually(async () => expect(await codeThere()).toBe("region-fenced"));
+  expect(await run("demo", "skew", "new-zealand=0").ended).toBe(0);
+  await eventually(async () => expect(await codeThere()).toBe("row-not-found"));
+  const misspelled = run("demo", "skew", "new-zealand=soon");
+  expect(await misspelled.ended).toBe(2);
+  expect(misspelled.output.stderr).toContain("It is REGION=OFFSET");
 
   // The configuration is found by itself; off a terminal there are no control sequences.
   const status = run("status");
