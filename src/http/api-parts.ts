@@ -37,8 +37,13 @@ export const allowAll: Authorize = () => ({ name: "" });
 
 export interface ApiBounds {
   readonly maxBodyBytes: number;
-  /** Of all bodies that are being received or worked on. */
+  /** Of all bodies that are being received or worked on, but for small ones. */
   readonly maxBodyBytesUnderWay: number;
+  /** Of all answers that are being sent, but for small ones. */
+  readonly maxAnswerBytesUnderWay: number;
+  /** For a long answer to be taken by its client. */
+  readonly answerTimeoutMs: number;
+  /** That have arrived, and are worked on. */
   readonly maxRequestsUnderWay: number;
   /** In a request. */
   readonly maxRows: number;
@@ -55,6 +60,8 @@ export interface ApiBounds {
 export const usualBounds: ApiBounds = {
   maxBodyBytes: 1024 * 1024,
   maxBodyBytesUnderWay: 128 * 1024 * 1024,
+  maxAnswerBytesUnderWay: 128 * 1024 * 1024,
+  answerTimeoutMs: 60_000,
   maxRequestsUnderWay: 1_000,
   maxRows: 1_000,
   maxOperations: 100,

@@ -1,7 +1,8 @@
+import type { ServerResponse } from "node:http";
 import helmet from "@fastify/helmet";
 import swagger from "@fastify/swagger";
 import swaggerUi from "@fastify/swagger-ui";
-import type { FastifyInstance, FastifyReply } from "fastify";
+import type { FastifyInstance } from "fastify";
 import { Problem } from "../problems.ts";
 import { version } from "../version.ts";
 import { parseJson } from "../write/exact-json.ts";
@@ -39,47 +40,72 @@ const takeExactJson = (app: FastifyInstance): void => {
 };
 
 /**
- * Requests and their bodies beyond what can be held are refused before their bodies are read; so are lists, before they are
- * sent to clients that read slowly.
+ * What can be held is bounded: bodies that are on their way, requests that have arrived and are worked on, answers that are
+ * not taken. Each by itself, so that clients who send or read slowly do not use up what the others need; and what is small
+ * is taken in any case, since the number of connections bounds it.
  */
 const boundWork = (app: FastifyInstance, bounds: ApiBounds): void => {
-  let requests = 0;
-  let bytes = 0;
-  const reserve = (reply: FastifyReply, length: number): void => {
-    bytes += length;
-    reply.raw.once("close", () => {
-      bytes -= length;
-    });
-  };
-  app.addHook("onRequest", (request, reply, done) => {
-    const length = Number(request.headers["content-length"] ?? (hasBody(request.headers) ? Infinity : 0));
-    const reserved = Math.min(Number.isNaN(length) ? Infinity : length, bounds.maxBodyBytes);
-    if (requests >= bounds.maxRequestsUnderWay || bytes + reserved > bounds.maxBodyBytesUnderWay) {
+  const bodies = new Budget(bounds.maxBodyBytesUnderWay);
+  const answers = new Budget(bounds.maxAnswerBytesUnderWay);
+  const working = new Set<ServerResponse>();
+  app.addHook("onRequest", ({ headers }, { raw }, done) => {
+    const length = Number(headers["content-length"] ?? (hasBody(headers) ? Infinity : 0));
+    const announced = Math.min(Number.isNaN(length) ? Infinity : length, bounds.maxBodyBytes);
+    done(bodies.take(announced, raw) ? undefined : tooMuch());
+  });
+  app.addHook("preValidation", (_request, { raw }, done) => {
+    if (working.size >= bounds.maxRequestsUnderWay) {
       done(tooMuch());
       return;
     }
-    requests += 1;
-    reply.raw.once("close", () => {
-      requests -= 1;
-    });
-    reserve(reply, reserved);
+    working.add(raw);
+    raw.once("close", () => working.delete(raw));
     done();
   });
   app.addHook("onSend", (request, reply, payload, done) => {
+    working.delete(reply.raw);
     const length = typeof payload === "string" ? payload.length : 0;
+    const taken = answers.take(length, reply.raw);
     // Of a write the answer is sent in any case: it was done.
-    const refusable = request.method === "GET" && reply.statusCode === 200 && length > smallAnswer;
-    if (refusable && bytes + length > bounds.maxBodyBytesUnderWay) {
+    if (!taken && request.method === "GET" && reply.statusCode === 200) {
       done(tooMuch());
       return;
     }
-    reserve(reply, length);
+    if (length > small) mustBeTaken(reply.raw, bounds.answerTimeoutMs);
     done(null, payload);
   });
 };
 
-const smallAnswer = 16 * 1024;
+const small = 16 * 1024;
 const tooMuch = (): Problem => new Problem("overloaded", "this endpoint has too much under way");
+
+/** Bytes that requests hold until they are answered. */
+class Budget {
+  readonly #maxBytes: number;
+  #bytes = 0;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  /** Whether there was room; nothing small is counted. */
+  take(bytes: number, response: ServerResponse): boolean {
+    if (bytes <= small) return true;
+    if (this.#bytes + bytes > this.#maxBytes) return false;
+    this.#bytes += bytes;
+    response.once("close", () => {
+      this.#bytes -= bytes;
+    });
+    return true;
+  }
+}
+
+/** Who takes an answer byte by byte holds all of it. */
+const mustBeTaken = (response: ServerResponse, timeoutMs: number): void => {
+  const timer = setTimeout(() => response.destroy(), timeoutMs);
+  timer.unref();
+  response.once("close", () => clearTimeout(timer));
+};
 
 const hasBody = (headers: Readonly<Record<string, unknown>>): boolean =>
   headers["transfer-encoding"] !== undefined;

@@ -167,16 +167,20 @@ describe("too much at once", () => {
   });
 
   test("announced bodies count too, also when their senders go away", async () => {
-    await using api = await createApi(schema, { bounds: { maxBodyBytes: 1000, maxBodyBytesUnderWay: 2500 } });
+    await using api = await createApi(schema, {
+      bounds: { maxBodyBytes: 40_000, maxBodyBytesUnderWay: 100_000 },
+    });
     const slow = await Promise.all([open(api), open(api)]);
-    for (const socket of slow) socket.write(`${head("Content-Length: 1000")}{`);
-    await eventually(async () => (await api.ask("POST", rows, { id: 1, x: "x".repeat(600) })).status === 503);
+    for (const socket of slow) socket.write(`${head("Content-Length: 40000")}{`);
+    const x = "x".repeat(30_000);
+    await eventually(async () => (await api.ask("POST", rows, { id: 1, x })).status === 503);
+    expect((await api.ask("POST", rows, { id: 3, x: "small" })).status).toBe(201);
     for (const socket of slow) socket.destroy();
-    await eventually(async () => (await api.ask("POST", rows, { id: 2, x: "x".repeat(600) })).status === 201);
+    await eventually(async () => (await api.ask("POST", rows, { id: 2, x })).status === 201);
   });
 
   test("lists that clients do not read count too; what was written is answered in any case", async () => {
-    await using api = await createApi(schema, { bounds: { maxBodyBytesUnderWay: 9_000_000 } });
+    await using api = await createApi(schema, { bounds: { maxAnswerBytesUnderWay: 9_000_000 } });
     await api.db.query("INSERT INTO t SELECT n, repeat('x', 1900000) FROM generate_series(1, 2) n");
     const slow = await Promise.all([open(api), open(api)]);
     for (const socket of slow) socket.pause();
@@ -189,6 +193,18 @@ describe("too much at once", () => {
     expect((await api.ask("PATCH", `${rows}/1`, { j: 1 })).status).toBe(200);
     for (const socket of slow) socket.destroy();
     await eventually(async () => (await api.ask("GET", rows)).status === 200);
+  });
+
+  test("who does not take a long answer is cut off", async () => {
+    await using api = await createApi(schema, { bounds: { answerTimeoutMs: 200 } });
+    await api.db.query("INSERT INTO t VALUES (1, repeat('x', 1900000))");
+    const socket = await open(api);
+    const closed = new Promise((resolve) => socket.once("close", resolve));
+    socket.write(`GET ${rows} HTTP/1.1\r\nHost: x\r\n\r\n`.repeat(20));
+    // Nobody reads: only a reset tells the end.
+    const probing = setInterval(() => socket.write("\r\n"), 20);
+    await closed;
+    clearInterval(probing);
   });
 
   test("a caller who goes away is noticed by the writer", async () => {
