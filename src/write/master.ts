@@ -238,7 +238,7 @@ export class Master implements Database {
     const stepMs = this.#stepMs;
     let wait = beginWait({ heard: this.#session.heard, atMs: beganAtMs }, stepMs, settings());
     for (;;) {
-      const answer = await this.#answerSoon(asking, signal);
+      const answer = await this.#answerSoon(asking, wait.lateAtMs, signal);
       if (signal.aborted) {
         return false;
       }
@@ -262,11 +262,11 @@ export class Master implements Database {
     }
   }
 
-  /** null: not yet. */
-  async #answerSoon(asking: Promise<Answer>, signal: AbortSignal): Promise<Answer | null> {
+  /** null: not yet, nor by the time at which it is late. */
+  async #answerSoon(asking: Promise<Answer>, lateAtMs: number, signal: AbortSignal): Promise<Answer | null> {
     const { clock, settings } = this.#options;
     const answered = new AbortController();
-    const soonMs = settings().probeTimeoutMs / looksPerTimeout;
+    const soonMs = Math.min(settings().probeTimeoutMs / looksPerTimeout, lateAtMs - clock.monotonic());
     const nothing = (): null => null;
     const soon = clock.sleep(soonMs, AbortSignal.any([answered.signal, signal])).then(nothing, nothing);
     const answer = await Promise.race([asking, soon]);
