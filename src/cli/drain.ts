@@ -5,7 +5,14 @@ import type { WriterSettings } from "../../regions/writer-settings.ts";
 import { regionNamed } from "../config.ts";
 import { exitCodes, OperatorError } from "../errors.ts";
 import { connect } from "../postgres/client.ts";
-import { DrainWatch, isClear, type Outstanding, readDrainState, setDrained } from "../write/drain.ts";
+import {
+  DrainWatch,
+  isClear,
+  type Outstanding,
+  type Peer,
+  readDrainState,
+  setDrained,
+} from "../write/drain.ts";
 import { type CliContext, commandGroups, type RegisterCommand } from "./context.ts";
 import { durationMs } from "./duration.ts";
 
@@ -78,13 +85,20 @@ const drain = async (context: CliContext, name: string, waitMs: number): Promise
     const since = await setDrained(client, true);
     output.progress("waiting until every endpoint has seen it");
     const seen = await settled(context, topology.writer, deadlineMs);
-    const watch = new DrainWatch(client, { cluster: topology.cluster, region: region.id, peers });
-    let outstanding = await watch.look();
-    while (seen && !isClear(outstanding) && clock.monotonic() < deadlineMs) {
-      output.progress(outstandingLines(outstanding).join("; "));
-      await clock.sleep(lookMs, context.interrupted());
-      outstanding = await watch.look();
-    }
+    const outstanding = await withSessions(peers, async (sessions) => {
+      const watch = new DrainWatch(client, {
+        cluster: topology.cluster,
+        region: region.id,
+        peers: sessions,
+      });
+      let found = await watch.look();
+      while (seen && !isClear(found) && clock.monotonic() < deadlineMs) {
+        output.progress(outstandingLines(found).join("; "));
+        await clock.sleep(lookMs, context.interrupted());
+        found = await watch.look();
+      }
+      return found;
+    });
     return { region: region.name, since, seen, outstanding, ready: seen && isClear(outstanding) };
   });
   output.result(report, () => drainText(report, peers));
@@ -122,12 +136,33 @@ const somebodyMustRemain = async (region: Region, peers: readonly Region[]): Pro
   );
 };
 
-const inRegion = async <T>(region: Region, work: (client: Client) => Promise<T>): Promise<T> => {
-  const client = await connect(region.postgres.reveal(), {
+const open = (region: Region): Promise<Client> =>
+  connect(region.postgres.reveal(), {
     applicationName: `coregent drain ${region.name}`,
     connectTimeoutMs,
     settings: { statement_timeout: `${connectTimeoutMs}ms` },
   });
+
+const withSessions = async <T>(
+  regions: readonly Region[],
+  work: (sessions: readonly Peer[]) => Promise<T>,
+): Promise<T> => {
+  const sessions = await Promise.all(
+    regions.map(async (region) => ({
+      name: region.name,
+      id: region.id,
+      client: await open(region).catch(() => null),
+    })),
+  );
+  try {
+    return await work(sessions);
+  } finally {
+    await Promise.allSettled(sessions.map(async ({ client }) => client?.end()));
+  }
+};
+
+const inRegion = async <T>(region: Region, work: (client: Client) => Promise<T>): Promise<T> => {
+  const client = await open(region);
   try {
     return await work(client);
   } finally {
@@ -161,7 +196,7 @@ const drainText = ({ region, seen, outstanding, ready }: DrainReport, peers: Top
     .join("\n");
 
 const outstandingLines = (outstanding: Outstanding): string[] => {
-  const { endpointTransactions, applicationTransactions, unconfirmed } = outstanding;
+  const { endpointTransactions, applicationTransactions, unconfirmed, copies } = outstanding;
   return [
     ...(endpointTransactions > 0
       ? [`transactions of endpoints that are open there: ${endpointTransactions}`]
@@ -172,7 +207,15 @@ const outstandingLines = (outstanding: Outstanding): string[] => {
     ...(unconfirmed.length > 0
       ? [`${unconfirmed.join(" and ")} may lack some of what was written there`]
       : []),
+    ...copies.map(({ peer, tables }) => `${peer} has still to copy ${tablesText(tables)} from there`),
   ];
+};
+
+const maxTablesShown = 5;
+
+const tablesText = (tables: readonly string[]): string => {
+  const shown = tables.slice(0, maxTablesShown).join(", ");
+  return tables.length > maxTablesShown ? `${shown} and ${tables.length - maxTablesShown} others` : shown;
 };
 
 const seconds = (ms: number): string => `${ms / 1_000} s`;

@@ -42,6 +42,8 @@ export const setDrained = async (client: ClientBase, drained: boolean): Promise<
 export interface Peer {
   readonly name: string;
   readonly id: number;
+  /** A session with its database; null: it cannot be reached. */
+  readonly client: ClientBase | null;
 }
 
 /** What still keeps a drained region from being taken down. */
@@ -52,11 +54,17 @@ export interface Outstanding {
   readonly applicationTransactions: number;
   /** Names of the regions that have not confirmed what was written there. */
   readonly unconfirmed: readonly string[];
+  /** Tables that a region has still to copy from there: what they hold may not have come by the stream. */
+  readonly copies: readonly { readonly peer: string; readonly tables: readonly string[] }[];
 }
 
-export const isClear = (outstanding: Outstanding): boolean =>
-  outstanding.endpointTransactions + outstanding.applicationTransactions + outstanding.unconfirmed.length ===
-  0;
+export const isClear = ({
+  endpointTransactions,
+  applicationTransactions,
+  unconfirmed,
+  copies,
+}: Outstanding): boolean =>
+  endpointTransactions + applicationTransactions === 0 && unconfirmed.length === 0 && copies.length === 0;
 
 interface Look {
   readonly endpoints: number;
@@ -76,25 +84,32 @@ SELECT count(*) FILTER (WHERE a.xact_start IS NOT NULL AND a.application_name LI
   FROM pg_stat_activity AS a
  WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()`;
 
+export interface DrainWatchOptions {
+  readonly cluster: string;
+  /** The id of the region that is drained. */
+  readonly region: number;
+  readonly peers: readonly Peer[];
+}
+
 /**
  * Looks again and again at a region that is drained. Once nobody writes there, the position of its WAL is marked, and what
  * peers have confirmed is held against the mark; a write that comes nevertheless takes the mark away.
  */
 export class DrainWatch {
   readonly #client: ClientBase;
+  readonly #options: DrainWatchOptions;
   readonly #slots: ReadonlyMap<string, string>;
   #mark: bigint | null = null;
 
-  constructor(
-    client: ClientBase,
-    options: { readonly cluster: string; readonly region: number; readonly peers: readonly Peer[] },
-  ) {
+  constructor(client: ClientBase, options: DrainWatchOptions) {
     this.#client = client;
+    this.#options = options;
     const slug = clusterSlug(options.cluster);
     this.#slots = new Map(options.peers.map(({ name, id }) => [slotName(slug, options.region, id), name]));
   }
 
   async look(): Promise<Outstanding> {
+    const { region, peers } = this.#options;
     const { rows } = await this.#client.query<Look>(lookSql, [[...this.#slots.keys()]]);
     const [seen] = rows;
     if (seen === undefined) throw new Error("an aggregate gives one row");
@@ -109,6 +124,25 @@ export class DrainWatch {
     const unconfirmed = [...this.#slots]
       .filter(([slot]) => mark === null || BigInt(confirmed[slot] ?? "0") < mark)
       .map(([, name]) => name);
-    return { endpointTransactions: endpoints, applicationTransactions: applications, unconfirmed };
+    const copies: { readonly peer: string; readonly tables: readonly string[] }[] = [];
+    for (const { name, client } of peers) {
+      const tables = await copiesDue(client, region).catch(() => null);
+      if (tables === null) {
+        if (!unconfirmed.includes(name)) unconfirmed.push(name);
+      } else if (tables.length > 0) {
+        copies.push({ peer: name, tables });
+      }
+    }
+    return { endpointTransactions: endpoints, applicationTransactions: applications, unconfirmed, copies };
   }
 }
+
+/** null: not known. */
+const copiesDue = async (client: ClientBase | null, origin: number): Promise<readonly string[] | null> => {
+  if (client === null) return null;
+  const { rows } = await client.query<{ table: string }>(
+    'SELECT table_name AS "table" FROM coregent.table_sync WHERE origin = $1 ORDER BY table_name',
+    [origin],
+  );
+  return rows.map(({ table }) => table);
+};

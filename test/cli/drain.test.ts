@@ -173,3 +173,33 @@ test("the last region is not drained", async () => {
   expect((await coregent("resume", "b")).stdout).toContain("b takes writes again");
   expect((await coregent("resume", "a")).stdout).toContain("a was not drained");
 });
+
+test("a region that others have still to copy tables from is not to be taken down yet", async () => {
+  expect(await coregent("resume", "c")).toMatchObject({ code: 0 });
+  const [a, b, c] = cluster.regions;
+  await a?.sql("INSERT INTO note SELECT 'copied' || n, 'x', 'a' FROM generate_series(1, 4000) AS n");
+  await cluster.converged();
+  const due = (): Promise<Record<string, unknown>[]> =>
+    cluster.region("b").sql("SELECT misfit IS NULL AS fits FROM coregent.table_sync WHERE origin = 1");
+  const addColumn = "ALTER TABLE note ADD COLUMN mood text";
+
+  // It does not fit in b: what is streamed is confirmed, and this table's changes wait.
+  await a?.sql(addColumn);
+  await a?.sql("INSERT INTO note (id, body, home_region, mood) VALUES ('moody', 'x', 'a', 'good')");
+  await eventually(async () => expect(await due()).toEqual([{ fits: false }]));
+  const unfit = await coregent("drain", "a", "--wait", "2500ms");
+  expect(unfit.code).toBe(3);
+  expect(unfit.stdout).toContain("b has still to copy public.note from there\n");
+
+  // It fits now, and is copied over a line that takes its time.
+  cluster.slow("a", "b", { bytesPerSecond: 50_000 });
+  await b?.sql(addColumn);
+  await c?.sql(addColumn);
+  await eventually(async () => expect(await due()).toEqual([{ fits: true }]));
+  const copying = await coregent("drain", "a", "--wait", "2500ms");
+  expect(copying.code).toBe(3);
+  expect(copying.stdout).toContain("b has still to copy public.note from there\n");
+  cluster.slow("a", "b", { bytesPerSecond: null });
+  expect(await coregent("drain", "a")).toMatchObject({ code: 0 });
+  expect(await b?.sql("SELECT mood FROM note WHERE id = 'moody'")).toEqual([{ mood: "good" }]);
+});
