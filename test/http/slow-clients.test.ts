@@ -9,7 +9,7 @@ import { eventually } from "../support/eventually.ts";
  */
 const slowClients = Number(process.env["COREGENT_SLOW_CLIENTS"] ?? 200);
 /** Of the agent, with 128 MiB of answers that nobody takes, as the system and Node hold them. */
-const maxResidentMib = 1_024;
+const maxResidentMib = 1_536;
 
 const rows = "/v1/tables/t/rows";
 const head = "Host: localhost\r\nContent-Type: application/json\r\n";
