@@ -203,7 +203,7 @@ describe("how long writes were not accepted", () => {
     const owned = { ...lane, owner: "b" };
     const requests = [write(10_100, 10_200), { ...write(10_100, 12_900), owner: "b" }];
     const waits = waitsOf({ deaths: [death], away: [], lanes: [lane, owned], withinMs, requests });
-    expect(waits).toEqual([{ death, lane: owned, ms: 2_900 }]);
+    expect(waits).toEqual([{ death, lane: owned, ms: 2_900, first: requests[1] }]);
   });
 
   test("an endpoint that is away itself does not count", () => {

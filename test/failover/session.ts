@@ -6,7 +6,9 @@ interface Mark {
   readonly version: bigint;
 }
 
-const below = (a: Mark, b: Mark): boolean => a.base < b.base || (a.base === b.base && a.version < b.version);
+/** In the order of states. */
+export const below = (a: Mark, b: Mark): boolean =>
+  a.base < b.base || (a.base === b.base && a.version < b.version);
 
 export interface SessionNotes {
   readonly problem: (line: string) => void;

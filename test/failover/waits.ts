@@ -34,12 +34,15 @@ export interface Wait {
   readonly lane: Lane;
   /** From the death, or from that of another master meanwhile; Infinity: never again. */
   readonly ms: number;
+  /** What was accepted then. */
+  readonly first: Done | null;
 }
 
 interface Moment {
   readonly startMs: number;
   readonly endMs: number;
   readonly region: string;
+  readonly request: Done;
 }
 
 const laneName = ({ endpoint, table, owner }: Lane): string => `${endpoint} ${table} ${owner ?? ""}`;
@@ -47,13 +50,14 @@ const laneName = ({ endpoint, table, owner }: Lane): string => `${endpoint} ${ta
 /** Acceptances by lane, in the order in which they were answered. */
 const acceptances = (requests: readonly Done[]): Map<string, Moment[]> => {
   const lanes = new Map<string, Moment[]>();
-  for (const { attempts, accepted, table, owner } of requests) {
+  for (const request of requests) {
+    const { attempts, accepted, table, owner } = request;
     const last = attempts.at(-1);
     if (accepted === null || last === undefined) continue;
     const name = laneName({ endpoint: last.endpoint, table, owner });
     const lane = lanes.get(name) ?? [];
     lanes.set(name, lane);
-    lane.push({ startMs: last.startMs, endMs: last.endMs, region: accepted.region });
+    lane.push({ startMs: last.startMs, endMs: last.endMs, region: accepted.region, request });
   }
   for (const lane of lanes.values()) lane.sort((a, b) => a.endMs - b.endMs);
   return lanes;
@@ -84,7 +88,8 @@ export const waitsOf = ({ deaths, away, lanes, requests, withinMs }: WaitFacts):
         ({ endpoint, fromMs, toMs }) =>
           endpoint === lane.endpoint && fromMs < endMs && (toMs ?? Infinity) > death.atMs,
       );
-      return gone ? [] : [{ death, lane, ms: endMs - lastDeathMs(death, deaths, withinMs) }];
+      const ms = endMs - lastDeathMs(death, deaths, withinMs);
+      return gone ? [] : [{ death, lane, ms, first: first?.request ?? null }];
     });
     return waits.toSorted((a, b) => b.ms - a.ms).slice(0, 1);
   });
@@ -101,7 +106,14 @@ export const tooLong = (waits: readonly Wait[], withinMs: number): string[] =>
   waits
     .filter(({ ms }) => ms > withinMs)
     .map(
-      ({ death, lane, ms }) =>
+      ({ death, lane, ms, first }) =>
         `after ${death.region} died (${death.how}), writes of ${lane.table}'s rows of ${lane.owner ?? "nobody"} ` +
-        `were accepted again at the endpoint of ${lane.endpoint} after ${(ms / 1000).toFixed(2)} s, more than ${withinMs / 1000} s`,
+        `were accepted again at the endpoint of ${lane.endpoint} after ${(ms / 1000).toFixed(2)} s, more than ${withinMs / 1000} s${first === null ? "" : `: ${storyOf(first)}`}`,
     );
+
+const storyOf = ({ kind, token, idempotencyKey, attempts }: Done): string => {
+  const sent = attempts.map(
+    ({ startMs, endMs, code }) => `${code ?? "accepted"} in ${(endMs - startMs).toFixed(0)} ms`,
+  );
+  return `${kind} ${token}${idempotencyKey === null ? "" : " with an idempotency key"}, ${sent.join(", ")}`;
+};
