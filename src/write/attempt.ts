@@ -1,15 +1,17 @@
 import type { RegionVerdict } from "../../regions/route.ts";
 import type { Clock, RandomSource } from "../clock.ts";
 import { Problem } from "../problems.ts";
+import { type Catalog, findTable } from "./catalog.ts";
 import { OutcomeUnknown } from "./commit.ts";
 import { type IdempotencyKey, type IdempotencyRecord, KeyTaken, settle } from "./idempotency.ts";
 import type { Master } from "./master.ts";
 import type { Masters } from "./masters.ts";
 import { answerOf, doOnce, insertsUnderFixedKeysOnly, type Once, refuse } from "./once.ts";
-import { highestVersion } from "./operation.ts";
+import { highestVersion, type JsonValue, type Operation, type SelectOperation } from "./operation.ts";
+import { keyIn } from "./owners.ts";
 import { type Position, sessionAfter } from "./position.ts";
 import { positionOf, sharesPosition } from "./read.ts";
-import { runOperations } from "./run-operations.ts";
+import { runOperations, singleInsert } from "./run-operations.ts";
 import { SessionTokenFormat, stampAbove } from "./session-token.ts";
 import { problemOf } from "./sql-problems.ts";
 import { runTransaction } from "./transaction.ts";
@@ -26,6 +28,24 @@ export interface AttemptParts {
   readonly settleMs: number;
 }
 
+export interface AttemptAt {
+  readonly master: Master;
+  readonly verdict: RegionVerdict;
+  readonly request: WriteRequest;
+  /** An earlier attempt may have been committed, here or elsewhere: of a request that `mayBeRepeated` only. */
+  readonly again: boolean;
+}
+
+/**
+ * A single new row whose key was made for this request is the same row wherever it is inserted, and however often: nobody else
+ * can have used its key.
+ */
+export const mayBeRepeated = ({ operations, idempotency, durable }: WriteRequest): boolean => {
+  const [operation] = operations;
+  const single = operations.length === 1 && operation?.kind === "insert" && operation.rows.length === 1;
+  return single && operation.keysMade === true && idempotency === null && durable === null;
+};
+
 const maxContentions = 3;
 const contentionMs = 20;
 
@@ -39,11 +59,13 @@ export class Attempt {
   readonly #master: Master;
   readonly #verdict: RegionVerdict;
   readonly #request: WriteRequest;
+  readonly #again: boolean;
   /** Process id of the last session at the server. */
   #backend: number | null = null;
 
-  constructor(parts: AttemptParts, at: { master: Master; verdict: RegionVerdict; request: WriteRequest }) {
+  constructor(parts: AttemptParts, at: AttemptAt) {
     this.#parts = parts;
+    this.#again = at.again;
     this.#master = at.master;
     this.#verdict = at.verdict;
     this.#request = at.request;
@@ -55,6 +77,7 @@ export class Attempt {
       try {
         return await this.#once();
       } catch (error) {
+        if (this.#again && isTaken(error)) return this.#insertedBefore(error);
         if (!stale && this.#master.catalog.noticed(error)) {
           stale = true;
         } else if (isContention(error) && contentions < maxContentions) {
@@ -77,8 +100,10 @@ export class Attempt {
       stampAbove: session === null ? null : stampAbove(session, clock.now()),
       takeover: this.#verdict.takeover,
     };
+    const alone = mayBeRepeated(this.#request) && !this.#again;
+    const single = alone ? singleInsert(catalog, operations) : null;
     const work = async (client: Parameters<typeof runOperations>[0]): Promise<Once> => {
-      const run = () => runOperations(client, catalog, operations);
+      const run = () => single?.run(client) ?? runOperations(client, catalog, operations);
       this.#backend = Reflect.get(client, "processID") as number | null;
       return idempotency === null
         ? { kind: "done", results: await run(), onceOnly: true }
@@ -91,11 +116,11 @@ export class Attempt {
     };
     try {
       const commits = ({ kind }: Once): boolean => kind === "done";
-      const { positions } = this.#parts.masters;
-      const askPosition = sharesPosition(master) ? () => positionOf(positions, master) : null;
+      const { positions, here } = this.#parts.masters;
+      const askPosition = sharesPosition(master, here) ? () => positionOf(positions, master) : null;
       const { result, position } = await runTransaction(
         master,
-        { settings, work, commits, askPosition, signal },
+        { settings, work, commits, atOnce: single?.isPrepared ?? null, askPosition, signal },
         clock,
       );
       if (result.kind === "replayed" || position === null) {
@@ -116,6 +141,34 @@ export class Attempt {
       if (!(error instanceof OutcomeUnknown)) throw error;
       return this.#settled(error, idempotency, fixedKeys);
     }
+  }
+
+  /**
+   * The row's key is taken: it was inserted by an earlier attempt, of which the answer was lost.
+   * @throws what says so, if it was not
+   */
+  async #insertedBefore(taken: unknown): Promise<WriteOutcome> {
+    const master = this.#master;
+    const { operations, signal } = this.#request;
+    const catalog = await master.catalog.get();
+    const selects = operations.flatMap((operation) => rowInserted(catalog, operation) ?? []);
+    const results = await master
+      .session((client) => runOperations(client, catalog, selects), signal)
+      .catch((error: unknown) => {
+        throw error instanceof Problem && error.code === "row-not-found" ? taken : error;
+      });
+    const version = highestVersion(results);
+    const position = await positionOf(this.#parts.masters.positions, master);
+    return {
+      region: master.name,
+      takeover: this.#verdict.takeover,
+      results: results.map((result) => ({ ...result, created: result.keys.map(() => true) })),
+      version,
+      session: this.#sessionAfter(position, "read", version),
+      replayed: false,
+      onceOnly: null,
+      durableRegions: null,
+    };
   }
 
   #onceParts() {
@@ -221,6 +274,17 @@ export class Attempt {
     throw new Problem("outcome-unknown", detail, { ...facts, retryable: true, retryAfterSeconds: 1 });
   }
 }
+
+const isTaken = (error: unknown): boolean => error instanceof Problem && error.code === "unique-violation";
+
+/** The row of an insert, to be read. */
+const rowInserted = (catalog: Catalog, operation: Operation): SelectOperation | null => {
+  if (operation.kind !== "insert") return null;
+  const { table, rows, returning } = operation;
+  const key = keyIn(findTable(catalog, table), rows[0] ?? new Map<string, JsonValue>());
+  const all = { filters: [], order: [], limit: 1, offset: 0, after: null, count: false };
+  return key === null ? null : { kind: "select", table, key, columns: returning, ...all };
+};
 
 const isContention = (error: unknown): boolean =>
   error instanceof KeyTaken || (error instanceof Problem && error.code === "contention");

@@ -1,4 +1,4 @@
-import type { ClientBase } from "pg";
+import { type ClientBase, DatabaseError } from "pg";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import { readPositionBy, type Position } from "./position.ts";
 import { queryPrepared } from "./prepared-query.ts";
@@ -52,12 +52,32 @@ export const commitWithPosition = async (client: ClientBase): Promise<Position> 
  */
 export const commitThenAsk = async (client: ClientBase, ask: () => Promise<Position>): Promise<Position> => {
   await commit(client);
-  return ask().catch((error: unknown) => {
+  return afterCommit(ask);
+};
+
+/** What is asked after a commit. @throws OutcomeUnknown if it is not answered: the write cannot be told of */
+export const afterCommit = async <T>(ask: () => Promise<T>): Promise<T> => {
+  try {
+    return await ask();
+  } catch (error) {
     throw new OutcomeUnknown(inDoubt, { cause: error });
-  });
+  }
 };
 
 const inDoubt = "whether the transaction was committed is not known";
+
+/**
+ * A statement that is a transaction of its own.
+ * @throws OutcomeUnknown if it may have been committed; else what made PostgreSQL refuse it
+ */
+export const commitWithIt = <T>(statement: Promise<T>): Promise<T> =>
+  statement.catch((error: unknown) => {
+    throw isAnswer(error) || isRefusal(error) ? error : new OutcomeUnknown(inDoubt, { cause: error });
+  });
+
+/** Of a statement, and not of a commit that was under way: nothing of its transaction stays. */
+const isRefusal = (error: unknown): boolean =>
+  sqlStateOf(error) === "57014" || (error instanceof DatabaseError && error.severity === "ERROR");
 
 /** PostgreSQL's word on what the transaction did, and not of a connection that ends. */
 const isAnswer = (error: unknown): boolean => {

@@ -80,6 +80,6 @@ export const withKeys = (
     const rows = operation.rows.map((row, at): RowValues =>
       row.has(column.name) ? row : new Map([[column.name, form(makeKey(first + at))], ...row]),
     );
-    return { ...operation, rows };
+    return { ...operation, rows, keysMade: !operation.rows.some((row) => row.has(column.name)) };
   });
 };

@@ -38,6 +38,8 @@ export interface InsertOperation {
   readonly table: string;
   readonly rows: readonly RowValues[];
   readonly returning: Returning;
+  /** All its keys were made for this request: nobody else knows them. */
+  readonly keysMade?: boolean;
 }
 
 export interface UpsertOperation {

@@ -26,7 +26,7 @@ const maxLookups = 64;
 const text = (value: JsonValue | undefined): string | null => (typeof value === "string" ? value : null);
 
 /** The key in a row's values; null where it is not whole, or cannot be a key: its statement will say so. */
-const keyIn = (table: CatalogTable, row: RowValues): Key | null => {
+export const keyIn = (table: CatalogTable, row: RowValues): Key | null => {
   try {
     const key = table.key.map((column) => parameterOf(column, row.get(column.name) ?? null));
     return key.every((part) => part !== null) ? key : null;

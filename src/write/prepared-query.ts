@@ -26,6 +26,16 @@ export const queryPrepared = (client: ClientBase, statement: PreparedStatement):
     void (client as Client).query(new PreparedQuery(statement, { resolve, reject }));
   });
 
+/** The columns of a statement that is prepared in this session, which do not change any more; null: it is not, or they are not known. */
+export const preparedFields = (
+  client: ClientBase,
+  { name, text }: PreparedStatement,
+): readonly FieldDef[] | null => {
+  const { connection } = client as unknown as { readonly connection: Wire };
+  if (connection.parsedStatements[name] !== text) return null;
+  return knownFields.get(connection)?.get(name) ?? null;
+};
+
 /** What of the driver's connection is used; most of it is not in its types. */
 interface Wire {
   readonly stream: { readonly writable: boolean; write(bytes: Buffer): boolean };

@@ -2,6 +2,7 @@ import type { ClientBase } from "pg";
 import { Problem } from "../problems.ts";
 import { together } from "./connections.ts";
 import type { Master } from "./master.ts";
+import type { Masters } from "./masters.ts";
 import { highestVersion, type OperationResult } from "./operation.ts";
 import { type Position, readPosition, readPositionBy, sessionAfter } from "./position.ts";
 import { type MasterPosition, type Positions, TooManyWaiting } from "./positions.ts";
@@ -17,7 +18,7 @@ import type { ReadOutcome, ReadRequest } from "./writer.ts";
 export const readWithSession = async (
   masters: readonly Master[],
   request: ReadRequest,
-  positions: Positions,
+  { positions, here }: Pick<Masters, "positions" | "here">,
 ): Promise<ReadOutcome> => {
   let waitMs = request.waitMs;
   let behind = 0;
@@ -25,7 +26,7 @@ export const readWithSession = async (
   for (const master of masters) {
     try {
       if (request.session === null || (await has(master, { ...request, waitMs }, positions))) {
-        return await readAt(master, request, positions);
+        return await readAt(master, request, { positions, here });
       }
       behind += 1;
     } catch (error) {
@@ -62,24 +63,23 @@ const has = async (
 };
 
 /**
- * Where several requests are under way at a near master, they share the question for its position, which is asked when theirs
- * are answered. Alone, or far away, it goes along in the round trip of the request.
+ * Where several requests are under way at this region's own master, they share the question for its position, which is asked when
+ * theirs are answered. Alone, or far away, it goes along in the round trip of the request.
  */
-export const sharesPosition = ({ connections, roundTripMs }: Master): boolean =>
-  connections.inFlight >= manyInFlight && roundTripMs !== null && roundTripMs <= nearMs;
+export const sharesPosition = ({ name, connections }: Master, here: string): boolean =>
+  name === here && connections.inFlight >= manyInFlight;
 
 const manyInFlight = 4;
-const nearMs = 2;
 
 const readAt = async (
   master: Master,
   { operations, session, signal }: ReadRequest,
-  positions: Positions,
+  { positions, here }: Pick<Masters, "positions" | "here">,
 ): Promise<ReadOutcome> => {
   const attempt = async () => {
     const catalog = await master.catalog.get();
     const run = (client: ClientBase) => runOperations(client, catalog, operations);
-    if (sharesPosition(master)) {
+    if (sharesPosition(master, here)) {
       return [await master.session(run, signal), await positionOf(positions, master)] as const;
     }
     return master.session(async (client) => {

@@ -81,25 +81,29 @@ export interface RowsOptions {
   readonly returning: Returning;
   /** The region that takes the rows. */
   readonly region: string;
+  /** All keys are new: none has a tombstone, which is not looked for. */
+  readonly keysMade?: boolean;
 }
 
 /** Inserts; a key that is there is a unique violation. */
 export const insertStatements = (
   table: CatalogTable,
   rows: readonly RowValues[],
-  { returning, region }: RowsOptions,
+  { returning, region, keysMade = false }: RowsOptions,
 ): RowsStatement[] =>
-  groupRows(table, rows, region).map((group) => insert(table, group, { returning, onConflict: "" }));
+  groupRows(table, rows, region).map((group) =>
+    insert(table, group, { returning, onConflict: "", keysMade }),
+  );
 
 const insert = (
   table: CatalogTable,
   group: RowGroup,
-  options: { readonly returning: Returning; readonly onConflict: string },
+  options: { readonly returning: Returning; readonly onConflict: string; readonly keysMade?: boolean },
 ): RowsStatement => {
   const parameters = new Parameters();
   const { text, shape } = selectList(table, options.returning, {
     created: "t.cg_prev = 0",
-    stampedAnew: hadTombstone(table),
+    ...(options.keysMade === true ? {} : { stampedAnew: hadTombstone(table) }),
   });
   return {
     text: `INSERT INTO ${relation(table)} AS t ${source(group, parameters)}${options.onConflict} RETURNING ${text}`,

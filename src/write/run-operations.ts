@@ -14,7 +14,7 @@ import type {
   VersionMatch,
 } from "./operation.ts";
 import { countStatement, pageStatement } from "./select-statements.ts";
-import { queryPrepared } from "./prepared-query.ts";
+import { preparedFields, queryPrepared } from "./prepared-query.ts";
 import { problemOf, StaleCatalog } from "./sql-problems.ts";
 import { insertStatements, type RowsStatement, upsertStatements } from "./row-statements.ts";
 import {
@@ -122,8 +122,11 @@ const run = async (session: Session, statement: Statement): Promise<readonly Tex
 };
 
 const mustBeAsKnown = ({ shape }: Statement, fields: readonly FieldDef[]): void => {
-  if (shape.types.some((oid, at) => fields[at]?.dataTypeID !== oid)) throw new StaleCatalog();
+  if (!isAsKnown(shape, fields)) throw new StaleCatalog();
 };
+
+const isAsKnown = ({ types }: Shape, fields: readonly FieldDef[]): boolean =>
+  types.every((oid, at) => fields[at]?.dataTypeID === oid);
 
 /** What one result row says. */
 interface Found {
@@ -160,9 +163,44 @@ const insertRows = async (
   table: CatalogTable,
   operation: InsertOperation,
 ): Promise<OperationResult> => {
-  const { rows, returning } = operation;
-  const statements = insertStatements(table, rows, { returning, region: session.catalog.region });
+  const { rows, returning, keysMade = false } = operation;
+  const statements = insertStatements(table, rows, { returning, region: session.catalog.region, keysMade });
   return resultOf(table, await runRows(session, table, statements));
+};
+
+/** One new row under a key that was made for it: no tombstone, and nothing that depends on the answer. */
+export interface SingleInsert {
+  /** In this session, and what it answers is what the catalog says. */
+  readonly isPrepared: (client: ClientBase) => boolean;
+  readonly run: (client: ClientBase) => Promise<OperationResult[]>;
+}
+
+/**
+ * The operations as a single insert; null: they are more than that.
+ * @throws Problem
+ */
+export const singleInsert = (catalog: Catalog, operations: readonly Operation[]): SingleInsert | null => {
+  const [operation] = operations;
+  if (operations.length !== 1 || operation?.kind !== "insert" || operation.keysMade !== true) return null;
+  const { rows, returning } = operation;
+  const table = findTable(catalog, operation.table);
+  const options = { returning, region: catalog.region, keysMade: true };
+  const [statement] = rows.length === 1 ? insertStatements(table, rows, options) : [];
+  const name = statement === undefined ? undefined : preparedName(statement.text, catalog);
+  if (statement === undefined || name === undefined) return null;
+  const { text, values, shape } = statement;
+  return {
+    isPrepared: (client) => {
+      const fields = preparedFields(client, { name, text });
+      return fields !== null && isAsKnown(shape, fields);
+    },
+    run: async (client) => {
+      const result = await queryPrepared(client, { name, text, values });
+      mustBeAsKnown(statement, result.fields);
+      const all = result.rows.map((texts) => found(shape, texts));
+      return [resultOf(table, all)];
+    },
+  };
 };
 
 /** Runs the statement of each group, and puts the rows back into the order of the request. */

@@ -1,11 +1,18 @@
 import type { Client } from "pg";
 import type { Clock } from "../clock.ts";
 import { Problem } from "../problems.ts";
-import { commitThenAsk, commitWithPosition, OutcomeUnknown } from "./commit.ts";
+import {
+  afterCommit,
+  commit,
+  commitThenAsk,
+  commitWithIt,
+  commitWithPosition,
+  OutcomeUnknown,
+} from "./commit.ts";
 import { type Lease, together } from "./connections.ts";
 import { KeyTaken } from "./idempotency.ts";
 import type { Master } from "./master.ts";
-import type { Position } from "./position.ts";
+import { type Position, readPositionBy } from "./position.ts";
 import { queryPrepared } from "./prepared-query.ts";
 import { problemOf } from "./sql-problems.ts";
 
@@ -22,6 +29,11 @@ export interface TransactionRequest<T> {
   readonly work: (client: Client) => Promise<T>;
   /** False for a result that leaves nothing to commit: the transaction is rolled back. Default true. */
   readonly commits?: (result: T) => boolean;
+  /**
+   * Whether the work is one statement, upon whose answer nothing depends, and so may be sent together with its COMMIT. Then
+   * OutcomeUnknown is also thrown if the connection broke before.
+   */
+  readonly atOnce?: ((client: Client) => boolean) | null;
   /** Asks for the master's position; null: the session that commits reads it, in the same round trip. */
   readonly askPosition?: (() => Promise<Position>) | null;
   readonly signal: AbortSignal;
@@ -37,10 +49,10 @@ const beginText = ({ stampAbove, takeover }: TransactionSettings): string =>
     ...(takeover ? ["SET LOCAL coregent.takeover = 'on'"] : []),
   ].join("; ");
 
+const isPlain = ({ stampAbove, takeover }: TransactionSettings): boolean => stampAbove === null && !takeover;
+
 const sendBegin = (client: Client, settings: TransactionSettings): Promise<unknown> =>
-  settings.stampAbove === null && !settings.takeover
-    ? queryPrepared(client, beginStatement)
-    : client.query(beginText(settings));
+  isPlain(settings) ? queryPrepared(client, beginStatement) : client.query(beginText(settings));
 
 /**
  * One transaction at one master: taken up by its bounded sessions, begun, worked on, committed. The position is where
@@ -50,15 +62,17 @@ const sendBegin = (client: Client, settings: TransactionSettings): Promise<unkno
  */
 export const runTransaction = async <T>(
   master: Master,
-  { settings, work, signal, commits = () => true, askPosition = null }: TransactionRequest<T>,
+  request: TransactionRequest<T>,
   clock: Clock,
 ): Promise<{ readonly result: T; readonly position: Position | null }> => {
+  const { settings, work, signal, commits = () => true, askPosition = null } = request;
   const askedMs = clock.monotonic();
   const lease = await takeLease(master, signal);
   // Its transaction ends with the session. From COMMIT on it is not given up: what was done must be known.
   const giveUp = (): void => lease.discard();
   signal.addEventListener("abort", giveUp, { once: true });
   try {
+    if (request.atOnce?.(lease.client) === true) return await runAtOnce(lease, request);
     const begin = async (): Promise<void> => {
       await sendBegin(lease.client, settings);
       if (lease.warm) master.observeLatency(clock.monotonic() - askedMs);
@@ -96,6 +110,39 @@ export const runTransaction = async <T>(
     signal.removeEventListener("abort", giveUp);
     lease.discard();
   }
+};
+
+const runAtOnce = async <T>(
+  lease: Lease,
+  { settings, work, askPosition = null }: TransactionRequest<T>,
+): Promise<{ readonly result: T; readonly position: Position }> => {
+  const { client } = lease;
+  const { working, ask } = together(client, () => {
+    const working = isPlain(settings) ? work(client) : withBeginAndCommit(client, settings, work);
+    if (askPosition !== null) return { working, ask: askPosition };
+    const reading = readPositionBy(client);
+    reading.catch(() => undefined);
+    return { working, ask: () => reading };
+  });
+  const result = await commitWithIt(working);
+  if (ask === askPosition) lease.giveBack();
+  const position = await afterCommit(ask);
+  lease.giveBack();
+  return { result, position };
+};
+
+const withBeginAndCommit = async <T>(
+  client: Client,
+  settings: TransactionSettings,
+  work: (client: Client) => Promise<T>,
+): Promise<T> => {
+  const begun = sendBegin(client, settings);
+  const working = work(client);
+  const committed = commit(client);
+  const [, done] = await Promise.allSettled([begun, working, committed]);
+  if (done.status === "rejected") throw done.reason;
+  await committed;
+  return done.value;
 };
 
 const takeLease = async (master: Master, signal: AbortSignal): Promise<Lease> => {

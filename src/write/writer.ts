@@ -11,7 +11,7 @@ import type { Failover, Route } from "../../regions/table-settings.ts";
 import type { Topology } from "../../regions/topology.ts";
 import type { Clock, RandomSource } from "../clock.ts";
 import { Problem } from "../problems.ts";
-import { Attempt } from "./attempt.ts";
+import { Attempt, type AttemptAt, mayBeRepeated } from "./attempt.ts";
 import { type Catalog, type CatalogSource, type CatalogTable, findTable } from "./catalog.ts";
 import type { Master } from "./master.ts";
 import type { Masters } from "./masters.ts";
@@ -124,6 +124,17 @@ export class RegionalWriter implements Writer {
   /** @throws Problem, or the signal's reason */
   async write(request: WriteRequest): Promise<WriteOutcome> {
     this.#refuseIfFenced();
+    const doubts: Problem[] = [];
+    try {
+      return await this.#writeSomewhere(request, doubts);
+    } catch (error) {
+      request.signal.throwIfAborted();
+      // What came of the first attempt is not known, whatever has become of the others.
+      throw doubts[0] ?? error;
+    }
+  }
+
+  async #writeSomewhere(request: WriteRequest, doubts: Problem[]): Promise<WriteOutcome> {
     const startedMs = this.#options.clock.monotonic();
     const ownership = await this.#ownership(request.operations, request.signal);
     const route = this.#routeOf(ownership);
@@ -135,12 +146,17 @@ export class RegionalWriter implements Writer {
       const [master, verdict] = next;
       tries.set(master.name, (tries.get(master.name) ?? 0) + 1);
       try {
-        const outcome = await this.#attempt(master, verdict, request);
+        const again = doubts.length > 0;
+        const outcome = await this.#attempt({ master, verdict, request, again });
         this.#options.events?.routed(verdict, this.#options.clock.monotonic() - startedMs);
         return outcome;
       } catch (error) {
-        await this.#afterFailure(error, { master, route, tries, request, startedMs });
         failure = error;
+        if (isInDoubt(error) && mayBeRepeated(request)) {
+          doubts.push(error);
+          failure = new Problem("database-unavailable", error.message, { cause: error });
+        }
+        await this.#afterFailure(failure, { master, route, tries, request, startedMs });
       }
     }
   }
@@ -154,7 +170,7 @@ export class RegionalWriter implements Writer {
     const masters = verdicts
       .filter(({ candidate }) => candidate)
       .flatMap(({ region }) => this.#options.masters.find(region) ?? []);
-    const outcome = await readWithSession(masters, request, this.#options.masters.positions);
+    const outcome = await readWithSession(masters, request, this.#options.masters);
     this.#options.events?.read(outcome.region, this.#options.clock.monotonic() - startedMs);
     return outcome;
   }
@@ -267,14 +283,11 @@ export class RegionalWriter implements Writer {
     });
   }
 
-  #attempt(master: Master, verdict: RegionVerdict, request: WriteRequest): Promise<WriteOutcome> {
+  #attempt(at: AttemptAt): Promise<WriteOutcome> {
     const { masters, clock, random, topology } = this.#options;
     const { cluster } = topology();
     const askMs = Math.max(...masters.all.map(({ answersWithinMs }) => answersWithinMs));
-    return new Attempt(
-      { masters, clock, random, cluster, askMs, settleMs: master.decisionMs },
-      { master, verdict, request },
-    ).run();
+    return new Attempt({ masters, clock, random, cluster, askMs, settleMs: at.master.decisionMs }, at).run();
   }
 
   /** Returns if another attempt makes sense, at the same master or elsewhere. */
@@ -318,5 +331,8 @@ export class RegionalWriter implements Writer {
     });
   }
 }
+
+const isInDoubt = (error: unknown): error is Problem =>
+  error instanceof Problem && error.code === "outcome-unknown";
 
 const unowned: Ownership = { owners: [], route: "owner", failover: "takeover" };

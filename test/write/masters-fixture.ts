@@ -151,3 +151,28 @@ export const healths = async (
     { timeoutMs: 15_000, everyMs: 5 },
   );
 };
+
+/** Commits in b take a while; gives the moment in which one is under way: of a transaction, or of a statement by itself. */
+export const slowCommits = async (
+  all: WritingRegions,
+  command = "COMMIT",
+): Promise<AsyncDisposable & { committing: (count?: number) => Promise<void> }> => {
+  const db = all.regions.db("b");
+  await db.query(`CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.7); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER slow AFTER INSERT OR UPDATE ON public.note DEFERRABLE INITIALLY DEFERRED
+      FOR EACH ROW EXECUTE FUNCTION public.slow()`);
+  return {
+    committing: async (count = 1) => {
+      await eventually(async () => {
+        const rows = await db.query(
+          `SELECT FROM pg_stat_activity WHERE datname = current_database() AND starts_with(query, $1) AND state = 'active'`,
+          [command],
+        );
+        return rows.length === count;
+      });
+    },
+    [Symbol.asyncDispose]: async () => {
+      await db.query("DROP TRIGGER slow ON public.note; DROP FUNCTION public.slow()");
+    },
+  };
+};

@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Problem } from "../../src/problems.ts";
 import { eventually } from "../support/database.ts";
-import { healths, WritingRegions } from "./masters-fixture.ts";
+import { healths, slowCommits, WritingRegions } from "./masters-fixture.ts";
 import { codeOf, insert, ownedIn, refused, request, rowsOf, update } from "./writer-requests.ts";
 
 let all: WritingRegions;
@@ -14,29 +14,6 @@ beforeAll(async () => {
 });
 afterEach(() => all.calm());
 afterAll(() => all[Symbol.asyncDispose]());
-
-/** Commits in b take a while; gives the moment in which one is under way. */
-const slowCommits = async (): Promise<
-  AsyncDisposable & { committing: (count?: number) => Promise<void> }
-> => {
-  const db = all.regions.db("b");
-  await db.query(`CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.7); RETURN NULL; END';
-    CREATE CONSTRAINT TRIGGER slow AFTER INSERT OR UPDATE ON public.note DEFERRABLE INITIALLY DEFERRED
-      FOR EACH ROW EXECUTE FUNCTION public.slow()`);
-  return {
-    committing: async (count = 1) => {
-      await eventually(async () => {
-        const rows = await db.query(
-          `SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COMMIT%' AND state = 'active'`,
-        );
-        return rows.length === count;
-      });
-    },
-    [Symbol.asyncDispose]: async () => {
-      await db.query("DROP TRIGGER slow ON public.note; DROP FUNCTION public.slow()");
-    },
-  };
-};
 
 describe("an idempotency key", () => {
   const id = (key: string, requestHash = "h") => ({ scope: "s", key, requestHash });
@@ -74,7 +51,7 @@ describe("an idempotency key", () => {
   test("settles a connection that breaks during COMMIT, when the master can be asked again", async () => {
     const { writer, masters } = await all.writer("a");
     await owned(writer, "i3", "b");
-    await using slow = await slowCommits();
+    await using slow = await slowCommits(all);
     const asked = request([update("note", "i3", "in doubt")], { idempotency: id("doubt") });
     const writing = writer.write(asked);
     await slow.committing();
@@ -89,7 +66,7 @@ describe("an idempotency key", () => {
   test("where the master stays away: unknown for an update, and once for a new row", async () => {
     const { writer, masters } = await all.writer("a");
     await owned(writer, "i4", "b");
-    await using slow = await slowCommits();
+    await using slow = await slowCommits(all);
     const changing = request([update("note", "i4", "in doubt")], { idempotency: id("doubt 2") });
     const inserting = request([insert("note", { id: "i5", body: "new", home_region: "b" })], {
       idempotency: id("doubt 3"),
@@ -127,7 +104,7 @@ test("a write is answered when it is durable in as many regions as asked for, el
 test("a connection that breaks during COMMIT: whether it was done is not known, and it is not sent again", async () => {
   const { writer, routed } = await all.writer("a");
   await owned(writer, "u1", "b");
-  await using slow = await slowCommits();
+  await using slow = await slowCommits(all);
   const writing = writer
     .write(request([update("note", "u1", "in doubt")]))
     .catch((reason: unknown) => reason);

@@ -37,13 +37,16 @@ export const item = (n: number): Item => {
   };
 };
 
-/** What is wrong with a table that is to hold the rows 1 to `last` and nothing else; empty: nothing. */
+const contentColumns = itemColumns.replace("id, ", "");
+
+/** What is wrong with a table that is to hold the rows 1 to `last` and nothing else, under whatever keys; empty: nothing. */
 export const wrongItems = (server: BenchServer, database: string, last: number): Promise<string[]> =>
   withClient(server.url(database), async (client) => {
     const { rows } = await client.query<{ found: number; wrong: number }>(
       `SELECT (SELECT count(*)::int FROM items) AS found,
-              (SELECT count(*)::int FROM (SELECT ${itemValues("n")} FROM generate_series(1, $1::int) AS n
-                                          EXCEPT SELECT ${itemColumns} FROM items) AS missing) AS wrong`,
+              (SELECT count(*)::int FROM (
+                 SELECT ${contentColumns} FROM (SELECT ${itemValues("n")} FROM generate_series(1, $1::int) AS n) AS wanted (${itemColumns})
+                 EXCEPT SELECT ${contentColumns} FROM items) AS missing) AS wrong`,
       [last],
     );
     const { found, wrong } = rows[0] ?? { found: 0, wrong: last };
