@@ -1,5 +1,6 @@
 import type { BenchCase } from "./case.ts";
 import { endpoint } from "./cases/endpoint.ts";
+import { failover } from "./cases/endpoint-failover.ts";
 import { idle } from "./cases/idle.ts";
 import { join } from "./cases/join.ts";
 import { lag } from "./cases/lag.ts";
@@ -23,4 +24,5 @@ export const cases: readonly BenchCase[] = [
   cpuRegions,
   idle,
   endpoint,
+  failover,
 ];
