@@ -2,6 +2,7 @@ import type { Socket } from "node:net";
 import type { Client } from "pg";
 import type { Clock } from "../clock.ts";
 import { connect } from "../postgres/client.ts";
+import { tellsRestamped } from "../postgres/install/statements.ts";
 import type { Line } from "../postgres/line.ts";
 import { Problem } from "../problems.ts";
 
@@ -184,6 +185,8 @@ export class Connections {
       signal: AbortSignal.any([signal, broken]),
       settings: {
         statement_timeout: `${bounds().statementTimeoutMs}ms`,
+        // By a notice it tells of versions that have changed (restamped.ts).
+        client_min_messages: "notice",
         // The server would work on for a caller who has gone, and hold its locks.
         client_connection_check_interval: "2s",
         idle_in_transaction_session_timeout: `${2 * bounds().statementTimeoutMs}ms`,
@@ -191,7 +194,7 @@ export class Connections {
     });
     // An application's triggers may need the search_path that its role or database has. Answered before what comes next.
     client.query("RESET search_path").catch(() => undefined);
-    client.query(durableSql).catch(() => undefined);
+    client.query(sessionSql).catch(() => undefined);
     client.on("end", () => {
       this.#idle = this.#idle.filter((each) => each.client !== client);
     });
@@ -211,9 +214,12 @@ export class Connections {
   }
 }
 
-/** What is acknowledged is on disk, also where a role's or a database's default is weaker; a stronger one stays. */
-const durableSql = `SELECT set_config('synchronous_commit', 'on', false)
- WHERE current_setting('synchronous_commit') = 'off'`;
+/**
+ * What is acknowledged is on disk, also where a role's or a database's default is weaker; a stronger one stays. And the
+ * session is told of versions that change after they were returned.
+ */
+export const sessionSql = `SELECT set_config('${tellsRestamped}', 'on', false),
+       CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END`;
 
 const busy = (region: string, why: string): Problem =>
   new Problem("overloaded", `the master of ${region} has too much to do: ${why}`, {

@@ -15,6 +15,7 @@ import type {
 } from "./operation.ts";
 import { countStatement, pageStatement } from "./select-statements.ts";
 import { preparedFields, queryPrepared } from "./prepared-query.ts";
+import { timesRestamped } from "./restamped.ts";
 import { problemOf, StaleCatalog } from "./sql-problems.ts";
 import { insertStatements, type RowsStatement, upsertStatements } from "./row-statements.ts";
 import {
@@ -137,7 +138,7 @@ interface Found {
   readonly stampedAnew: boolean;
 }
 
-const found = (shape: Shape, texts: Texts): Found => ({
+const found = (shape: Shape, texts: Texts, restamped = false): Found => ({
   row: shape.render?.(texts) ?? null,
   key: shape.key.map((at) => texts[at] ?? ""),
   version: {
@@ -145,7 +146,7 @@ const found = (shape: Shape, texts: Texts): Found => ({
     base: shape.base < 0 ? null : BigInt(texts[shape.base] ?? 0),
   },
   created: texts[shape.created] === "t",
-  stampedAnew: texts[shape.stampedAnew] === "t",
+  stampedAnew: restamped || texts[shape.stampedAnew] === "t",
 });
 
 const resultOf = (table: CatalogTable, all: readonly Found[]): OperationResult => ({
@@ -211,16 +212,26 @@ const runRows = async (
 ): Promise<Found[]> => {
   const placed: { readonly at: number; readonly row: Found }[] = [];
   for (const statement of statements) {
-    const rows = await run(session, statement);
+    const { rows, restamped } = await runWriting(session, statement);
     for (const [i, texts] of rows.entries()) {
-      const row = await withFinalVersion(session, table, found(statement.shape, texts));
+      const row = await withFinalVersion(session, table, found(statement.shape, texts, restamped));
       placed.push({ at: statement.positions[i] ?? 0, row });
     }
   }
   return placed.sort((a, b) => a.at - b.at).map(({ row }) => row);
 };
 
-/** Where a tombstone was there, a trigger has stamped the row once more after it was returned. */
+/** `restamped`: a trigger has stamped some of the rows once more, after they were returned. */
+const runWriting = async (
+  session: Session,
+  statement: Statement,
+): Promise<{ readonly rows: readonly Texts[]; readonly restamped: boolean }> => {
+  const before = timesRestamped(session.client);
+  const rows = await run(session, statement);
+  return { rows, restamped: timesRestamped(session.client) > before };
+};
+
+/** Where a tombstone was there, or came while the statement waited, a trigger has stamped the row once more. */
 const withFinalVersion = async (session: Session, table: CatalogTable, row: Found): Promise<Found> => {
   if (!row.stampedAnew) return row;
   const statement = rowStatement(table, row.key, []);
@@ -260,9 +271,12 @@ const changeRow = async (
   table: CatalogTable,
   change: RowChange,
 ): Promise<OperationResult> => {
-  const [texts] = await run(session, change.statement);
+  const {
+    rows: [texts],
+    restamped,
+  } = await runWriting(session, change.statement);
   if (texts === undefined) throw await whyNot(session, table, change);
-  const row = found(change.statement.shape, texts);
+  const row = found(change.statement.shape, texts, restamped);
   return resultOf(table, [await withFinalVersion(session, table, row)]);
 };
 

@@ -1,6 +1,7 @@
 import type { Client } from "pg";
 import { pinnedSettings } from "../../src/postgres/client.ts";
 import { type Catalog, readCatalog } from "../../src/write/catalog.ts";
+import { sessionSql } from "../../src/write/connections.ts";
 import type {
   InsertOperation,
   JsonValue,
@@ -87,5 +88,6 @@ export const createMaster = async (
       value,
     ]);
   }
+  await client.query(sessionSql);
   return new Master(db, client, await readCatalog(client, "moldova"));
 };

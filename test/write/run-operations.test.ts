@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { parseJson } from "../../src/write/exact-json.ts";
 import type { JsonValue, Operation, UpsertOperation } from "../../src/write/operation.ts";
 import { highestVersion, resultsFromJson, resultsToJson } from "../../src/write/operation.ts";
+import { eventually } from "../support/eventually.ts";
 import { createMaster, insert, row, select } from "./fixture.ts";
 
 const json = (text: string): Record<string, JsonValue> =>
@@ -160,6 +161,31 @@ describe("inserts", () => {
     expect(inserted?.versions).toEqual([{ version: BigInt(stored?.cg_version ?? 0), base: null }]);
     expect(highestVersion(deleted ? [deleted] : [])).toBeLessThan(highestVersion(inserted ? [inserted] : []));
   });
+
+  test.each(["insert", "upsert"] as const)(
+    "%s of a key that is deleted at that moment: the version is the one that the row ends with",
+    async (kind) => {
+      await using master = await createMaster("CREATE TABLE t (id int PRIMARY KEY, v text)");
+      await master.run(insert("t", { id: 1 }), insert("t", { id: 2 }));
+      // The table has had a tombstone; this key has none.
+      await master.db.query("DELETE FROM t WHERE id = 2");
+      const deleting = await master.db.connect();
+      await deleting.query("BEGIN; DELETE FROM t WHERE id = 1");
+      const { rows, ...inserting } = insert("t", { id: 3 }, { id: 1, v: "again" });
+      const operation = kind === "insert" ? { ...inserting, rows } : { ...upsert({}), rows };
+      const writing = master.run(operation);
+      await eventually(async () => {
+        const waiting =
+          "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        return (await master.db.query(waiting)).length === 1;
+      });
+      await deleting.query("COMMIT");
+      const [written] = await writing;
+      const stored = await master.db.query<{ v: string }>("SELECT cg_version AS v FROM t ORDER BY id DESC");
+      expect(written?.versions.map(({ version }) => version)).toEqual(stored.map(({ v }) => BigInt(v)));
+      expect(written?.created).toEqual([true, true]);
+    },
+  );
 
   test("names that must be quoted, __proto__ among them, and composite keys", async () => {
     await using master = await createMaster(

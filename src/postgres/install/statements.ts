@@ -12,6 +12,13 @@ export interface StampedTable {
   readonly failover: "takeover" | "provisional";
 }
 
+/**
+ * A session in which this setting is on is told by a notice of this SQLSTATE, before its statement ends, that rows have
+ * other versions than the statement has returned.
+ */
+export const tellsRestamped = "coregent.tells_restamped";
+export const restampedCode = "CG001";
+
 /** The region whose writes are stamped here. */
 export interface StampingRegion {
   readonly id: number;
@@ -202,6 +209,9 @@ export class Statements {
                    ${this.next(this.highest("r"), this.highest("d"))} AS v
               FROM ${from} WHERE ${stale} FOR SHARE OF d) AS s
      WHERE ${this.sameKey("t", "s")};
+    IF FOUND AND current_setting('${tellsRestamped}', true) = 'on' THEN
+      RAISE NOTICE 'rows were stamped anew' USING ERRCODE = '${restampedCode}';
+    END IF;
     PERFORM set_config('session_replication_role', role, true);
   END IF;`;
   }
