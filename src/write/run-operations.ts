@@ -271,13 +271,23 @@ const changeRow = async (
   table: CatalogTable,
   change: RowChange,
 ): Promise<OperationResult> => {
+  const first = await runWriting(session, change.statement);
   const {
     rows: [texts],
     restamped,
-  } = await runWriting(session, change.statement);
-  if (texts === undefined) throw await whyNot(session, table, change);
+  } = first.rows.length > 0 ? first : await writeAgain(session, table, change);
+  if (texts === undefined) throw new TypeError("a row was written, and is not told of");
   const row = found(change.statement.shape, texts, restamped);
   return resultOf(table, [await withFinalVersion(session, table, row)]);
+};
+
+/** A write found no row to write: there is none, or a peer's change has brought it since. @throws Problem that says why */
+const writeAgain = async (session: Session, table: CatalogTable, change: RowChange) => {
+  const problem = await whyNot(session, table, change);
+  if (problem.code !== "refused-by-database") throw problem;
+  const written = await runWriting(session, change.statement);
+  if (written.rows.length === 0) throw problem;
+  return written;
 };
 
 /** Why a write found no row to write. */
