@@ -92,6 +92,10 @@ describe("what was answered is what was done", () => {
     const inserted = done({ ...keyed, kind: "insert", id: null });
     expect(wrong(inserted, effect(), elsewhere)).toEqual([]);
     expect(wrong(inserted, effect(), { ...elsewhere, key: keyText("other") })).toEqual(tells("done 2 times"));
+    const made = done({ kind: "insert", id: null });
+    expect(wrong(made, effect(), elsewhere)).toEqual([]);
+    expect(wrong(made, effect(), { ...elsewhere, key: keyText("other") })).toEqual(tells("done 2 times"));
+    expect(wrong({ ...made, id: "k" }, effect(), elsewhere)).toEqual(tells("done 2 times"));
     // One transaction may touch its row more than once.
     expect(wrong(done(), effect(), effect())).toEqual([]);
   });

@@ -104,14 +104,16 @@ const problemsOfEffects = (
 };
 
 /**
- * With a key, across a partition: rows under one key are one row in the end; of anything else the answer must have said that
- * once only cannot be promised, if there was an answer.
+ * In different regions, across a partition. New rows whose key all regions choose alike, by the idempotency key or since the
+ * endpoint has made it, are one row in the end; of anything else with an idempotency key the answer must have said that once
+ * only cannot be promised, if there was an answer.
  */
 const mayBeTwice = (request: Done, effects: readonly Effect[]): boolean => {
-  if (request.idempotencyKey === null || new Set(effects.map(({ region }) => region)).size < effects.length)
-    return false;
-  if (request.kind === "insert") return new Set(effects.map(({ key }) => key)).size === 1;
-  return request.accepted === null || request.accepted.onceOnly === false;
+  if (new Set(effects.map(({ region }) => region)).size < effects.length) return false;
+  const { kind, id, idempotencyKey, accepted } = request;
+  if (kind === "insert" && (idempotencyKey !== null || id === null))
+    return new Set(effects.map(({ key }) => key)).size === 1;
+  return idempotencyKey !== null && (accepted === null || accepted.onceOnly === false);
 };
 
 /** A tombstone does not say who deleted: those that no 2xx tells of are as many as requests that may have done it, or fewer. */
