@@ -102,9 +102,9 @@ const judgeStates = async (
 const whileDrained = (attempts: readonly Attempt[], { drains }: Happened): string[] =>
   attempts
     .filter(
-      ({ status, startMs }) =>
+      ({ status, startMs, endMs }) =>
         (status === null || status >= 500) &&
-        drains.some(({ fromMs, toMs }) => fromMs <= startMs && startMs <= toMs),
+        drains.some(({ fromMs, toMs }) => fromMs <= startMs && endMs <= toMs),
     )
     .map(
       ({ endpoint, status, code, detail }) =>

@@ -221,8 +221,11 @@ describe("how long writes were not accepted", () => {
     ).toEqual([1_000]);
   });
 
-  test("where another master dies meanwhile, the time begins anew; later deaths excuse nothing", () => {
+  test("where another master dies meanwhile, the time begins anew; later deaths change nothing", () => {
     const second = { ...death, region: "c", atMs: 12_000, deadMs: 12_050 };
+    expect(
+      waited([write(10_100, 10_400, "a"), write(12_100, 12_300, "a")], { deaths: [death, second] }),
+    ).toEqual([400, 300]);
     const requests = [write(12_100, 14_500, "a")];
     expect(waited(requests, { deaths: [death, second] })).toEqual([2_500, 2_500]);
     expect(

@@ -88,7 +88,8 @@ export const waitsOf = ({ deaths, away, lanes, requests, withinMs }: WaitFacts):
         ({ endpoint, fromMs, toMs }) =>
           endpoint === lane.endpoint && fromMs < endMs && (toMs ?? Infinity) > death.atMs,
       );
-      const ms = endMs - lastDeathMs(death, deaths, withinMs);
+      const before = deaths.filter(({ atMs }) => atMs < endMs);
+      const ms = endMs - lastDeathMs(death, before, withinMs);
       return gone ? [] : [{ death, lane, ms, first: first?.request ?? null }];
     });
     return waits.toSorted((a, b) => b.ms - a.ms).slice(0, 1);
