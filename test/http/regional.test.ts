@@ -1,32 +1,7 @@
 import { expect, test } from "vitest";
-import { startCluster, type TestCluster } from "../../src/testing/index.ts";
+import { startCluster } from "../../src/testing/index.ts";
 import { eventually } from "../support/eventually.ts";
-
-interface Answer {
-  readonly status: number;
-  readonly headers: Headers;
-  readonly text: string;
-  readonly json: Record<string, unknown>;
-}
-
-/** Asks the endpoint of a region's agent. */
-const asking =
-  (cluster: TestCluster) =>
-  async (
-    region: string,
-    [method, path]: readonly [method: string, path: string],
-    body?: unknown,
-    headers: Readonly<Record<string, string>> = {},
-  ): Promise<Answer> => {
-    const response = await fetch(`${cluster.region(region).api}${path}`, {
-      method,
-      headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...headers },
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-    });
-    const text = await response.text();
-    const json = text === "" ? {} : (JSON.parse(text) as Record<string, unknown>);
-    return { status: response.status, headers: response.headers, text, json };
-  };
+import { asking } from "./endpoints.ts";
 
 const rows = "/v1/tables/notes/rows";
 
