@@ -13,6 +13,7 @@ import { Connections } from "./connections.ts";
 import { SlotWatch } from "./durable.ts";
 import type { Database } from "./position.ts";
 import { askWhetherWell, ProbeSession, reasonOf } from "./probe.ts";
+import { type PreparedResult, type PreparedStatement, queryPrepared } from "./prepared-query.ts";
 import { problemOf } from "./sql-problems.ts";
 
 export interface MasterOptions {
@@ -150,6 +151,12 @@ export class Master implements Database {
     const { open } = this.#session;
     if (open !== null) return open.query<R>(config);
     return this.session((client) => client.query<R>(config), AbortSignal.timeout(this.#queryMs));
+  }
+
+  /** The same in the session for probes; null: it is not there. */
+  queryPrepared(statement: PreparedStatement): Promise<PreparedResult> | null {
+    const { open } = this.#session;
+    return open === null ? null : queryPrepared(open, statement);
   }
 
   /**

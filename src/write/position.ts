@@ -1,10 +1,12 @@
 import type { ClientBase, QueryConfig, QueryResult, QueryResultRow } from "pg";
-import { queryPrepared } from "./prepared-query.ts";
+import { type PreparedResult, type PreparedStatement, queryPrepared } from "./prepared-query.ts";
 import { mergeSessions, type OriginPosition, type SessionToken } from "./session-token.ts";
 
 /** A session or a pool of sessions with a master. */
 export interface Database {
   query<R extends QueryResultRow>(config: QueryConfig): Promise<QueryResult<R>>;
+  /** For less, where a session for it is there. */
+  queryPrepared?(statement: PreparedStatement): Promise<PreparedResult> | null;
 }
 
 export interface Held {
@@ -74,15 +76,17 @@ const statement = { name: "coregent position", text: `SELECT ${positionExpressio
 
 /** @throws what the driver throws */
 export const readPosition = async (database: Database): Promise<Position> => {
+  const prepared = database.queryPrepared?.(statement) ?? null;
+  if (prepared !== null) return positionIn(await prepared);
   const { rows } = await database.query<{ position: unknown }>(statement);
   return parsePosition(rows[0]?.position);
 };
 
 /** The same by a session of a request. @throws what the driver throws */
-export const readPositionBy = async (client: ClientBase): Promise<Position> => {
-  const { rows } = await queryPrepared(client, statement);
-  return parsePosition(JSON.parse(rows[0]?.[0] ?? "null"));
-};
+export const readPositionBy = async (client: ClientBase): Promise<Position> =>
+  positionIn(await queryPrepared(client, statement));
+
+const positionIn = ({ rows }: PreparedResult): Position => parsePosition(JSON.parse(rows[0]?.[0] ?? "null"));
 
 /**
  * Between two positions of a region's WAL lies nothing that the other regions merge. This stays so for ever, whoever

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import type { Clock } from "../clock.ts";
 import { Coalesced } from "./coalesced.ts";
 import { Incarnations } from "./incarnations.ts";
@@ -137,7 +138,7 @@ export class MasterPosition {
       const position = await readPosition(database);
       options.learnt(position);
       return position;
-    });
+    }, setImmediate);
   }
 
   /**

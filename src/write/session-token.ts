@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { MAX_REGION, MIN_REGION, pack, regionOf } from "../../conflict/version.ts";
 
 /** Everything that one database of a region's had written before `lsn` has been seen. */
@@ -92,10 +92,10 @@ const maxLength = Math.ceil(((headBytes + maxPositions * positionBytes + sumByte
  * and a token that claims too much makes its own bearer wait.
  */
 export class SessionTokenFormat {
-  readonly #cluster: string;
+  readonly #prefix: Buffer;
 
   constructor(cluster: string) {
-    this.#cluster = cluster;
+    this.#prefix = Buffer.from(`${cluster}\0`);
   }
 
   /** @throws RangeError for more than `maxPositions` */
@@ -134,12 +134,7 @@ export class SessionTokenFormat {
   }
 
   #sum(body: Buffer): Buffer {
-    return createHash("sha256")
-      .update(this.#cluster)
-      .update("\0")
-      .update(body)
-      .digest()
-      .subarray(0, sumBytes);
+    return hash("sha256", Buffer.concat([this.#prefix, body]), "buffer").subarray(0, sumBytes);
   }
 }
 
