@@ -196,7 +196,7 @@ export class Attempt {
   /** The answer of a request that was carried out before, here or elsewhere. */
   async #replayed(record: IdempotencyRecord | null): Promise<WriteOutcome> {
     const { masters } = this.#parts;
-    const { takeover, results } = record === null ? { takeover: false, results: [] } : answerOf(record);
+    const { takeover, results, onceOnly } = answerOf(record);
     const writer = masters.all.find(({ region }) => region.id === record?.region);
     const position = await positionOf(masters.positions, this.#master);
     const version = highestVersion(results);
@@ -207,7 +207,7 @@ export class Attempt {
       version,
       session: this.#sessionAfter(position, "read", version),
       replayed: true,
-      onceOnly: true,
+      onceOnly,
     };
     // Elsewhere, the slots of the master that wrote are not known: what is here is in this region and the writer's.
     const lsn = writer === this.#master ? position?.own.lsn : undefined;

@@ -70,13 +70,14 @@ export const doOnce = async (client: ClientBase, request: OnceRequest): Promise<
   const said = await firstInLine(await asking, request);
   const elsewhere = refuse(said.claim);
   if (elsewhere !== null) return { kind: "replayed", record: elsewhere };
-  await keepAnswer(client, id, {
-    answer: JSON.stringify({ takeover, results: resultsToJson(results) }),
-    expiresAfterMs: defaultExpiresAfterMs,
-  });
   const unreachable = [...request.unreachable, ...said.unreachable];
   const { insertsUnderFixedKeysOnly } = request;
-  return { kind: "done", results, onceOnly: isOnceOnly({ unreachable, insertsUnderFixedKeysOnly }) };
+  const onceOnly = isOnceOnly({ unreachable, insertsUnderFixedKeysOnly });
+  await keepAnswer(client, id, {
+    answer: JSON.stringify({ takeover, onceOnly, results: resultsToJson(results) }),
+    expiresAfterMs: defaultExpiresAfterMs,
+  });
+  return { kind: "done", results, onceOnly };
 };
 
 const maxAsked = 4;
@@ -116,13 +117,21 @@ export const refuse = (claim: Claim): IdempotencyRecord | null => {
   }
 };
 
-/** What a record says of the answer; no results where they were too large to be kept. */
-export const answerOf = (
-  record: IdempotencyRecord,
-): { readonly takeover: boolean; readonly results: readonly OperationResult[] } => {
-  if (record.answer === null) return { takeover: false, results: [] };
-  const kept = JSON.parse(record.answer) as { takeover: boolean; results: string };
-  return { takeover: kept.takeover, results: resultsFromJson(kept.results) };
+export interface KeptAnswer {
+  readonly takeover: boolean;
+  /** As it was said then. */
+  readonly onceOnly: boolean;
+  readonly results: readonly OperationResult[];
+}
+
+/** What a record says of the answer; no results where they were too large to be kept, or there is no record. */
+export const answerOf = (record: IdempotencyRecord | null): KeptAnswer => {
+  const answer = record?.answer ?? null;
+  if (answer === null) return { takeover: false, onceOnly: true, results: [] };
+  // Records of earlier releases do not say it.
+  const kept = JSON.parse(answer) as { takeover: boolean; onceOnly?: boolean; results: string };
+  const { takeover, onceOnly = true, results } = kept;
+  return { takeover, onceOnly, results: resultsFromJson(results) };
 };
 
 /** Whether all that is written are new rows whose keys every region chooses alike. */
