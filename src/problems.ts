@@ -57,6 +57,14 @@ export const problemCodes = {
    */
   "too-large": { status: 413, title: "The request is too large", retryable: false },
   /**
+   * What the database would answer is more than a request may hold (16 MiB): a single row, the rows of all operations of a
+   * transaction, or those that a write gives back. Nothing was written.
+   *
+   * Remedy: name the columns that are wanted (`select`), ask for fewer rows or operations, or for nothing back
+   * (`Prefer: return=minimal`). What is longer is read by PostgreSQL's own protocol.
+   */
+  "answer-too-long": { status: 422, title: "The answer would be too long", retryable: false },
+  /**
    * The request did not arrive in time.
    *
    * Remedy: send it again, faster.

@@ -1,5 +1,7 @@
 import { type ClientBase, type FieldDef, Query, type QueryConfig, type QueryArrayResult } from "pg";
 
+import { forgetHeldBytes } from "./held-bytes.ts";
+
 export interface BoundedRows {
   readonly rows: (string | null)[][];
   readonly fields: readonly FieldDef[];
@@ -22,7 +24,10 @@ export const queryBounded = (
     let cut = false;
     const query = new Query<(string | null)[]>({ ...config, rowMode: "array" } as QueryConfig);
     query.on("row", (texts: (string | null)[]) => {
-      if (cut) return;
+      if (cut) {
+        forgetHeldBytes(client);
+        return;
+      }
       for (const text of texts) characters += text?.length ?? 0;
       if (characters > maxCharacters && rows.length > 0) cut = true;
       else rows.push(texts);

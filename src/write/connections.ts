@@ -5,6 +5,7 @@ import { connect } from "../postgres/client.ts";
 import { tellsRestamped } from "../postgres/install/statements.ts";
 import type { Line } from "../postgres/line.ts";
 import { Problem } from "../problems.ts";
+import { boundHeldBytes, forgetHeldBytes } from "./held-bytes.ts";
 
 export interface ConnectionsOptions {
   /** The master's region. */
@@ -159,6 +160,7 @@ export class Connections {
     const idle = this.#idle.pop();
     const client = idle?.client ?? (await this.#connect(signal));
     this.#leased.add(client);
+    forgetHeldBytes(client);
     let over = false;
     const end = (how: () => void): void => {
       if (over) return;
@@ -195,6 +197,7 @@ export class Connections {
     // An application's triggers may need the search_path that its role or database has. Answered before what comes next.
     client.query("RESET search_path").catch(() => undefined);
     client.query(sessionSql).catch(() => undefined);
+    boundHeldBytes(client, socketOf(client));
     client.on("end", () => {
       this.#idle = this.#idle.filter((each) => each.client !== client);
     });

@@ -1,6 +1,6 @@
 import { connect, type Socket } from "node:net";
-import { expect, test } from "vitest";
-import { startCluster } from "../../src/testing/index.ts";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { startCluster, type TestCluster } from "../../src/testing/index.ts";
 import { eventually } from "../support/eventually.ts";
 
 /**
@@ -95,14 +95,62 @@ const residentMib = async (api: string): Promise<number> => {
   return Number(/^process_resident_memory_bytes(?:\{.*\})? (\d+)/m.exec(figures)?.[1]) / 1024 / 1024;
 };
 
-test(`${slowClients} slow clients keep nobody from being served, and the agent's memory stays bounded`, async () => {
-  await using cluster = await startCluster({
+let cluster: TestCluster;
+
+beforeAll(async () => {
+  cluster = await startCluster({
     regions: 1,
     schema: `CREATE TABLE t (id int PRIMARY KEY, x text);
+             CREATE TABLE long (id int PRIMARY KEY, n int, x text);
              INSERT INTO t SELECT n, repeat('x', 20000) FROM generate_series(1, 300) n`,
   });
   const { api } = cluster.region("a");
   await eventually(async () => (await fetch(`${api}${rows}/1`)).status === 200);
+});
+afterAll(() => cluster?.stop());
+
+test("rows that are too long to be held are refused, and pages end before them", async () => {
+  const { sql, api } = {
+    sql: cluster.region("a").sql.bind(cluster.region("a")),
+    api: cluster.region("a").api,
+  };
+  await sql("INSERT INTO long SELECT n, n, repeat('x', 3000000) FROM generate_series(1, 20) n");
+  await sql("INSERT INTO long VALUES (100, 1, repeat('x', 20000000))");
+  const long = "/v1/tables/long/rows";
+  const ask = async (method: string, path: string, body?: unknown, headers: Record<string, string> = {}) => {
+    const answer = await fetch(api + path, {
+      method,
+      headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...headers },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+    const text = await answer.text();
+    return {
+      status: answer.status,
+      headers: answer.headers,
+      json: text === "" ? null : (JSON.parse(text) as unknown),
+    };
+  };
+  const tooLong = { status: 422, code: "answer-too-long", retryable: false };
+  const page = await ask("GET", `${long}?id=lt.100&limit=1000`);
+  expect([page.status, page.headers.has("coregent-next")]).toEqual([200, true]);
+  expect(page.json).toHaveLength(1);
+  expect((await ask("GET", `${long}/100`)).json).toMatchObject(tooLong);
+  expect((await ask("GET", `${long}?id=gte.100`)).json).toMatchObject(tooLong);
+  expect((await ask("PATCH", `${long}/100`, { n: 2 })).json).toMatchObject(tooLong);
+  const selects = Array.from({ length: 20 }, (_, at) => ({ op: "select", table: "long", key: at + 1 }));
+  const all = await ask("POST", "/v1/transactions", {
+    operations: [{ op: "update", table: "long", key: 1, set: { n: 77 }, returning: [] }, ...selects],
+  });
+  expect(all.json).toMatchObject(tooLong);
+  expect((await ask("GET", `${long}?select=id,n&id=in.(1,100)`)).json).toEqual([
+    { id: 1, n: 1 },
+    { id: 100, n: 1 },
+  ]);
+  expect((await ask("PATCH", `${long}/100`, { n: 2 }, { prefer: "return=minimal" })).status).toBe(204);
+});
+
+test(`${slowClients} slow clients keep nobody from being served, and the agent's memory stays bounded`, async () => {
+  const { api } = cluster.region("a");
   const clients = Array.from(
     { length: slowClients },
     (_, at) => new SlowClient(Number(new URL(api).port), kindOf(at)),
