@@ -7,12 +7,19 @@ import { type IdempotencyKey, type IdempotencyRecord, KeyTaken, settle } from ".
 import type { Master } from "./master.ts";
 import type { Masters } from "./masters.ts";
 import { answerOf, doOnce, insertsUnderFixedKeysOnly, type Once, refuse } from "./once.ts";
-import { highestVersion, type JsonValue, type Operation, type SelectOperation } from "./operation.ts";
+import {
+  highestVersion,
+  type JsonValue,
+  type Operation,
+  type OperationResult,
+  type SelectOperation,
+} from "./operation.ts";
 import { keyIn } from "./owners.ts";
 import { type Position, sessionAfter } from "./position.ts";
 import { positionOf, sharesPosition } from "./read.ts";
 import { runOperations, singleInsert } from "./run-operations.ts";
 import { SessionTokenFormat, stampAbove } from "./session-token.ts";
+import { settleByStates } from "./settle-by-states.ts";
 import { problemOf } from "./sql-problems.ts";
 import { runTransaction } from "./transaction.ts";
 import type { WriteOutcome, WriteRequest } from "./writer.ts";
@@ -60,8 +67,10 @@ export class Attempt {
   readonly #verdict: RegionVerdict;
   readonly #request: WriteRequest;
   readonly #again: boolean;
-  /** Process id of the last session at the server. */
+  /** Process id of the last session at the server, */
   #backend: number | null = null;
+  /** and what is about to be committed there. */
+  #results: readonly OperationResult[] | null = null;
 
   constructor(parts: AttemptParts, at: AttemptAt) {
     this.#parts = parts;
@@ -103,7 +112,12 @@ export class Attempt {
     const alone = mayBeRepeated(this.#request) && !this.#again;
     const single = alone ? singleInsert(catalog, operations) : null;
     const work = async (client: Parameters<typeof runOperations>[0]): Promise<Once> => {
-      const run = () => single?.run(client) ?? runOperations(client, catalog, operations);
+      const run = async () => {
+        this.#results = null;
+        const results = await (single?.run(client) ?? runOperations(client, catalog, operations));
+        this.#results = results;
+        return results;
+      };
       this.#backend = Reflect.get(client, "processID") as number | null;
       return idempotency === null
         ? { kind: "done", results: await run(), onceOnly: true }
@@ -157,18 +171,27 @@ export class Attempt {
       .catch((error: unknown) => {
         throw error instanceof Problem && error.code === "row-not-found" ? taken : error;
       });
+    return this.#doneAfterAll(results.map((result) => ({ ...result, created: result.keys.map(() => true) })));
+  }
+
+  /** The answer of a write that turned out to be done when its own answer was lost. */
+  async #doneAfterAll(results: readonly OperationResult[]): Promise<WriteOutcome> {
     const version = highestVersion(results);
-    const position = await positionOf(this.#parts.masters.positions, master);
-    return {
-      region: master.name,
+    const { name } = this.#master;
+    const position = await positionOf(this.#parts.masters.positions, this.#master).catch((cause: unknown) => {
+      // Nothing that would have it sent again: it is done.
+      throw new Problem("outcome-unknown", `the master of ${name} went away twice`, { region: name, cause });
+    });
+    const outcome = {
+      region: name,
       takeover: this.#verdict.takeover,
-      results: results.map((result) => ({ ...result, created: result.keys.map(() => true) })),
+      results,
       version,
       session: this.#sessionAfter(position, "read", version),
       replayed: false,
       onceOnly: null,
-      durableRegions: null,
     };
+    return { ...outcome, durableRegions: await this.#durable(position.own.lsn, outcome) };
   }
 
   #onceParts() {
@@ -238,7 +261,7 @@ export class Attempt {
     );
   }
 
-  /** The connection broke during COMMIT: the record tells, if there is one and the master can be asked. */
+  /** The connection broke during COMMIT: the record tells, or the rows, if the master can be asked. */
   async #settled(
     unknown: OutcomeUnknown,
     id: IdempotencyKey | null,
@@ -247,14 +270,16 @@ export class Attempt {
     const { name } = this.#master;
     const facts = { region: name, cause: unknown };
     const detail = `the connection to the master of ${name} broke during COMMIT`;
-    if (id === null) {
+    const { settleMs } = this.#parts;
+    const { signal } = this.#request;
+    // What went together with its COMMIT is tried again under its key instead.
+    if (id === null && this.#results === null) {
       this.#master.doubt();
       throw new Problem("outcome-unknown", detail, facts);
     }
-    const { settleMs } = this.#parts;
-    const { signal } = this.#request;
     await this.#master.judgedAnew(AbortSignal.any([signal, AbortSignal.timeout(settleMs)]));
     signal.throwIfAborted();
+    if (id === null) return this.#settledByStates(detail, facts);
     try {
       const claim = await this.#master.session(
         (client) => settle(client, id, { waitMs: settleMs, backend: this.#backend }),
@@ -272,6 +297,24 @@ export class Attempt {
     if (fixedKeys) throw new Problem("database-unavailable", detail, facts);
     // Sent again with its key, it is settled by the record as soon as the master can be asked.
     throw new Problem("outcome-unknown", detail, { ...facts, retryable: true, retryAfterSeconds: 1 });
+  }
+
+  async #settledByStates(detail: string, facts: Problem["facts"]): Promise<WriteOutcome> {
+    const { settleMs, clock } = this.#parts;
+    const { operations, signal } = this.#request;
+    const results = this.#results ?? [];
+    const doubt = { operations, results, backend: this.#backend, waitMs: settleMs, clock };
+    const settled = await this.#master
+      .session(
+        async (client) => settleByStates(client, await this.#master.catalog.get(), doubt),
+        AbortSignal.any([signal, AbortSignal.timeout(2 * settleMs)]),
+      )
+      .catch(() => "unknown" as const);
+    signal.throwIfAborted();
+    if (settled === "done") return this.#doneAfterAll(results);
+    throw settled === "undone"
+      ? new Problem("database-unavailable", `${detail}, and it was not done`, facts)
+      : new Problem("outcome-unknown", detail, facts);
   }
 }
 

@@ -372,3 +372,17 @@ const countRows = async (
   const { rows } = await session.client.query<{ count: string }>(text, [...values]);
   return Number(rows[0]?.count ?? 0);
 };
+
+/** What is held of a key: the version of its row or of its tombstone; null: neither is there. */
+export const heldVersion = async (
+  client: ClientBase,
+  catalog: Catalog,
+  { table, key }: { readonly table: CatalogTable; readonly key: Key },
+): Promise<RowVersion | null> => {
+  // A row that is deleted in between has its tombstone when that is looked for.
+  for (const statement of [rowStatement(table, key, []), tombstoneStatement(table, key)]) {
+    const [texts] = await run({ client, catalog }, statement);
+    if (texts !== undefined) return found(statement.shape, texts).version;
+  }
+  return null;
+};

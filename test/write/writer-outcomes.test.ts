@@ -121,6 +121,42 @@ test("a connection that breaks during COMMIT: whether it was done is not known, 
   });
 });
 
+describe("a connection that breaks during COMMIT, and the master can be asked again", () => {
+  const bodyOf = async (id: string): Promise<unknown> => {
+    const [row] = await all.regions.db("b").query("SELECT body FROM public.note WHERE id = $1", [id]);
+    return row?.["body"];
+  };
+
+  test("it was done: that is the answer, with the version that the row has", async () => {
+    const { writer, routed } = await all.writer("a");
+    await owned(writer, "u2", "b");
+    await using slow = await slowCommits(all);
+    const writing = writer.write(request([update("note", "u2", "in doubt")]));
+    await slow.committing();
+    all.line("b").resetConnections();
+    const outcome = await writing;
+    expect(outcome).toMatchObject({ region: "b", takeover: false, replayed: false, onceOnly: null });
+    const [row] = await all.regions.db("b").query("SELECT cg_version::text AS v FROM note WHERE id = 'u2'");
+    expect(String(outcome.version)).toBe(row?.["v"]);
+    expect(outcome.session.positions.some(({ origin }) => origin === 2)).toBe(true);
+    expect(routed.map(({ region }) => region)).toEqual(["b", "b"]);
+  });
+
+  test("it was not done: it is done now, once", async () => {
+    const { writer } = await all.writer("a");
+    await owned(writer, "u3", "b");
+    await using slow = await slowCommits(all);
+    const writing = writer.write(request([update("note", "u3", "in doubt")]));
+    await slow.committing();
+    await all.regions.db("b").query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'COMMIT%' AND state = 'active'`,
+    );
+    expect(await writing).toMatchObject({ region: "b", takeover: false });
+    expect(await bodyOf("u3")).toBe("in doubt");
+  });
+});
+
 test("a caller who goes away before COMMIT leaves nothing", async () => {
   const { writer, masters } = await all.writer("a");
   const db = all.regions.db("a");
