@@ -249,7 +249,8 @@ export const problemCodes = {
    */
   "not-durable-yet": { status: 504, title: "Committed, but not yet in so many regions", retryable: false },
   /**
-   * The connection to the master broke while the write was being committed, so it may have been done or not.
+   * The connection to the master broke while the write was being committed, and the master could not be asked in time
+   * what became of it, or others have written upon the same rows since. So it may have been done or not.
    *
    * Remedy: read the row to see. Send an `Idempotency-Key` with writes: then the same request may be sent again, and has one
    * effect.
