@@ -41,11 +41,13 @@ const messageStart = 6;
 const commitCode = 0x43;
 const commitEnd = 10;
 
+/** The first piece is small, so that there is something to merge while the next is decoded. */
+const firstPieceChanges = 4_000;
+
 /**
  * Reads what a peer has written while the link was away, where that is much. A walsender makes a system call for every
  * message; the same by SQL costs the peer less than half. It decodes a copy of the slot that lasts as long as the session,
- * and that forgets each piece as soon as it has been read: the slot itself stays at what is durable here. A piece ends
- * with a transaction, so one that is huge is a piece of its own, which the peer keeps in a temporary file.
+ * and that forgets each piece as soon as it has been read: the slot itself stays at what is durable here.
  */
 export class Backlog {
   readonly #options: BacklogOptions;
@@ -75,8 +77,9 @@ export class Backlog {
    */
   async read(start: Start, { begun, decode }: BacklogSink, signal: AbortSignal): Promise<bigint> {
     const { context, client, logger } = this.#options;
+    const { backlogBytes, backlogTransactionBytes } = context.limits;
     const ahead = (await positionOf(client)) - start.from;
-    if (ahead < context.limits.backlogBytes) {
+    if (ahead < backlogBytes || ahead > (await this.#transactions()) * BigInt(backlogTransactionBytes)) {
       return start.from;
     }
     await using session = await this.#connect(signal);
@@ -96,6 +99,16 @@ export class Backlog {
     } finally {
       signal.removeEventListener("abort", cut);
     }
+  }
+
+  /** About how many transactions the peer's server has begun since the slot's position. */
+  async #transactions(): Promise<bigint> {
+    const { client, slot } = this.#options;
+    const { rows } = await client.query<{ begun: string | null }>(
+      "SELECT age(catalog_xmin)::text AS begun FROM pg_catalog.pg_replication_slots WHERE slot_name = $1",
+      [slot],
+    );
+    return BigInt(rows[0]?.begun ?? 0);
   }
 
   async #connect(signal: AbortSignal): Promise<AsyncDisposable & { readonly client: Client }> {
@@ -135,10 +148,11 @@ export class Backlog {
     const { slot, context } = this.#options;
     const { backlogBytes, backlogPieceChanges } = context.limits;
     const options = Object.entries(pgoutputOptions(this.#options)).flat().map(literal).join(", ");
-    const text = `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))}, NULL,
-                    ${backlogPieceChanges}, ${options})) TO STDOUT (FORMAT binary)`;
-    for (let end = from; ;) {
+    let changes = Math.min(firstPieceChanges, backlogPieceChanges);
+    for (let end = from; ; changes = Math.min(changes * 2, backlogPieceChanges)) {
       const before = end;
+      const text = `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))}, NULL,
+                      ${changes}, ${options})) TO STDOUT (FORMAT binary)`;
       const tuples = new CopyTuples();
       for await (const chunk of session.query(copyTo(text)) as AsyncIterable<Buffer>) {
         tuples.push(chunk, (tuple) => {

@@ -26,6 +26,11 @@ export interface AgentLimits {
   /** A link whose peer is so many bytes of WAL ahead reads them by SQL first, in pieces of so many messages. */
   readonly backlogBytes: number;
   readonly backlogPieceChanges: number;
+  /**
+   * Not where its transactions have more than so many bytes of WAL on average: a piece ends with a transaction, and comes when
+   * all of it has been decoded, so we would wait for the end of one that is huge before we begin to merge it.
+   */
+  readonly backlogTransactionBytes: number;
   /** Rows of one piece when states are copied. */
   readonly copyPieceRows: number;
   readonly connectTimeoutMs: number;
@@ -46,6 +51,7 @@ export const defaultLimits: AgentLimits = {
   maxBatchBytes: 4 * 1024 * 1024,
   backlogBytes: 16 * 1024 * 1024,
   backlogPieceChanges: 100_000,
+  backlogTransactionBytes: 1024 * 1024,
   copyPieceRows: 5_000,
   connectTimeoutMs: 10_000,
   silenceTimeoutMs: 30_000,

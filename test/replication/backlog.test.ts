@@ -57,6 +57,14 @@ test("what a peer wrote meanwhile is read by SQL where it is much, then the stre
   await again.stop();
 });
 
+test("where transactions are huge, what a peer wrote meanwhile is streamed however much it is", async () => {
+  await writeMuch("huge");
+  const agent = await regions.agent("b", { ...limits, backlogTransactionBytes: 1 }).streaming();
+  await regions.equal();
+  expect(agent.logs.filter(({ msg }) => msg === "catching up")).toEqual([]);
+  await agent.stop();
+});
+
 const small = { ...limits, maxBatchRows: 50, maxBatchBytes: 20_000 };
 
 /** An agent in the middle of a backlog: it has merged some of it, and holds as much as it may. */
