@@ -1,4 +1,4 @@
-import type { ServerResponse } from "node:http";
+import type { IncomingHttpHeaders, ServerResponse } from "node:http";
 import helmet from "@fastify/helmet";
 import swagger from "@fastify/swagger";
 import swaggerUi from "@fastify/swagger-ui";
@@ -29,6 +29,7 @@ const takeExactJson = (app: FastifyInstance): void => {
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("application/json", { parseAs: "buffer" }, (request, body, done) => {
     try {
+      mustBePlain(request.headers);
       const bytes = Buffer.isBuffer(body) ? body : Buffer.from(body);
       if (request.headers["idempotency-key"] !== undefined) request[rawBody] = bytes;
       // A DELETE may say that it sends JSON and send nothing.
@@ -37,6 +38,17 @@ const takeExactJson = (app: FastifyInstance): void => {
       done(error as Error);
     }
   });
+};
+
+/** @throws Problem `content-type-unsupported` for bytes that would be taken for something else than they are */
+const mustBePlain = (headers: IncomingHttpHeaders): void => {
+  const type = headers["content-type"] ?? "";
+  if (/charset\s*=\s*"?(?!utf-8)/i.test(type)) {
+    throw new Problem("content-type-unsupported", "JSON has to be UTF-8");
+  }
+  if (!/^(?:identity)?$/i.test(headers["content-encoding"] ?? "")) {
+    throw new Problem("content-type-unsupported", "the body may not be compressed (Content-Encoding)");
+  }
 };
 
 /**

@@ -33,6 +33,22 @@ export const parseMatch = (header: string | undefined, name: string): VersionMat
   return tags.map((tag) => parseVersion(tag ?? "")).filter((version) => version !== null);
 };
 
+const preconditions = ["if-match", "if-none-match"] as const;
+
+/**
+ * Where a precondition is not heeded it is refused: to go without would be a broken promise.
+ * @throws Problem `parameter-invalid`
+ */
+export const refuseOthers = (
+  headers: Readonly<Record<string, unknown>>,
+  heeded: readonly (typeof preconditions)[number][],
+): void => {
+  const other = preconditions.find((name) => headers[name] !== undefined && !heeded.includes(name));
+  if (other === undefined) return;
+  const name = other === "if-match" ? "If-Match" : "If-None-Match";
+  throw new Problem("parameter-invalid", `${name} is not taken here`);
+};
+
 /** A key as a path has it: its parts percent-encoded, with commas between. */
 export const keyPath = (key: Key): string => key.map(encodeURIComponent).join(",");
 
@@ -64,6 +80,9 @@ export const parsePrefer = (header: string | readonly string[] | undefined): Pre
   const given = new Map<string, string>();
   for (const item of text.split(/[,;]/)) {
     const [, name, value] = /^\s*([\w-]+)\s*(?:=\s*"?([^"\s]*)"?\s*)?$/.exec(item) ?? [];
+    if (name === undefined && /^\s*(?:wait|durable)\b/i.test(item)) {
+      throw new Problem("parameter-invalid", "Prefer: wait and durable take a whole number, as in wait=5");
+    }
     if (name !== undefined && !given.has(name.toLowerCase())) given.set(name.toLowerCase(), value ?? "");
   }
   const wanted = given.get("return");

@@ -32,7 +32,10 @@ export const problemFrom = (error: unknown): Problem => {
   const known = typeof code === "string" ? byFastifyCode[code] : undefined;
   if (known !== undefined) return known(error as FastifyError);
   if (!(error instanceof Problem) && statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
-    return new Problem("body-malformed", (error as Error).message);
+    // Of the pages, which have no body.
+    return statusCode === 403 || statusCode === 404
+      ? new Problem("not-found", "there is nothing at this address")
+      : new Problem("body-malformed", (error as Error).message);
   }
   return problemOf(error);
 };

@@ -5,7 +5,7 @@ import type { JsonObject, Key, OperationResult, Returning, RowValues } from "../
 import type { WriteOutcome } from "../write/writer.ts";
 import type { ApiParts } from "./api-parts.ts";
 import { Exchange } from "./exchange.ts";
-import { etag, keyPath, parseKeyPath, parseMatch } from "./headers.ts";
+import { etag, keyPath, parseKeyPath, parseMatch, refuseOthers } from "./headers.ts";
 import { parseListQuery, parameters, parseSelectOnly } from "./query-string.ts";
 import * as described from "./row-route-schemas.ts";
 
@@ -75,6 +75,7 @@ const sendRow = (reply: FastifyReply, result: OperationResult, status: number) =
 };
 
 const insertRows = async (parts: ApiParts, request: TableRequest, reply: FastifyReply) => {
+  refuseOthers(request.headers, []);
   const exchange = new Exchange(parts, request, reply);
   const rows = rowsOf(request.body, parts.bounds.maxRows);
   const returning = wanted(exchange, "representation");
@@ -126,6 +127,7 @@ const getRow = async (parts: ApiParts, request: RowRequest, reply: FastifyReply)
 };
 
 const patchRow = async (parts: ApiParts, request: RowRequest, reply: FastifyReply) => {
+  refuseOthers(request.headers, ["if-match"]);
   const exchange = new Exchange(parts, request, reply);
   const ifMatch = parseMatch(request.headers["if-match"], "If-Match");
   const returning = wanted(exchange, "representation");
@@ -185,6 +187,7 @@ const withKey = (table: CatalogTable, key: Key, row: RowValues): RowValues => {
 };
 
 const deleteRow = async (parts: ApiParts, request: RowRequest, reply: FastifyReply) => {
+  refuseOthers(request.headers, ["if-match"]);
   const exchange = new Exchange(parts, request, reply);
   const ifMatch = parseMatch(request.headers["if-match"], "If-Match");
   const returning = wanted(exchange, "minimal");

@@ -6,7 +6,7 @@ import type { CatalogTable } from "../write/catalog.ts";
 import type { JsonObject, Key, Operation, OperationResult, Returning } from "../write/operation.ts";
 import type { ApiBounds, ApiParts } from "./api-parts.ts";
 import { Exchange } from "./exchange.ts";
-import { etag, parseMatch } from "./headers.ts";
+import { etag, parseMatch, refuseOthers } from "./headers.ts";
 import { parseListQuery } from "./query-string.ts";
 import { rowsOf, rowValues } from "./row-routes.ts";
 import { answered, problems, writeHeaders } from "./row-route-schemas.ts";
@@ -48,6 +48,7 @@ export const registerTransactions = (app: FastifyInstance, parts: ApiParts): voi
 };
 
 const runTransaction = async (parts: ApiParts, request: FastifyRequest, reply: FastifyReply) => {
+  refuseOthers(request.headers, []);
   const exchange = new Exchange(parts, request, reply);
   const given = operationsOf(request.body, parts.bounds);
   const minimal = exchange.preferences.return === "minimal";
