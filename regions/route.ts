@@ -95,6 +95,24 @@ export const chooseMaster = (
     }));
 };
 
+/**
+ * The verdict on the observer's own region where that alone shows it to be the best, as for most requests; null: the others
+ * have to be looked at. The same as the first of `chooseMaster`.
+ */
+export const atHome = (request: RouteRequest, home: RegionView): RegionVerdict | null => {
+  const { owners, route, here } = request;
+  const others = route === "owner" && owners.some((owner) => owner !== here);
+  const choice = others || home.name !== here ? null : choiceOf(home, request);
+  if (choice !== "owner" && choice !== "here") return null;
+  return {
+    region: here,
+    choice,
+    candidate: true,
+    takeover: false,
+    because: because(home, choice, home),
+  };
+};
+
 const owns = (region: RegionView, { owners, route }: RouteRequest): boolean =>
   route === "owner" && owners[0] === region.name;
 

@@ -19,6 +19,14 @@ declare module "fastify" {
   }
 }
 
+const formats = new WeakMap<ApiParts, SessionTokenFormat>();
+
+const tokensOf = (parts: ApiParts): SessionTokenFormat => {
+  const format = formats.get(parts) ?? new SessionTokenFormat(parts.cluster);
+  formats.set(parts, format);
+  return format;
+};
+
 /** One request to the API and its answer: what the headers say, who asks, and what is sent to the writer. */
 export class Exchange {
   readonly request: FastifyRequest;
@@ -33,7 +41,7 @@ export class Exchange {
     this.request = request;
     this.reply = reply;
     this.#parts = parts;
-    this.#tokens = new SessionTokenFormat(parts.cluster);
+    this.#tokens = tokensOf(parts);
     this.preferences = parsePrefer(request.headers.prefer);
     const session = request.headers["coregent-session"];
     this.#session = session === undefined ? null : this.#tokens.decode(String(session));

@@ -78,24 +78,32 @@ export class Masters {
 
   /** What is known of every region now: what the rules in regions/ choose from. */
   views(): readonly RegionView[] {
-    return this.all.map((master) => {
-      const { name, latitude, longitude } = master.region;
-      const { health, reason } = master.health;
-      const load = master.load();
-      const clock = this.#oddClocks.get(name);
-      return {
-        name,
-        latitude,
-        longitude,
-        health,
-        healthReason: reason,
-        share: load.share,
-        loadReason: load.reason,
-        drained: master.drained,
-        fenced: clock?.verdict === "fence" ? clock.text : null,
-        roundTripMs: master.roundTripMs,
-      };
-    });
+    return this.all.map((master) => this.#viewOf(master));
+  }
+
+  /** Of this endpoint's own region; null: it is not in the configuration any more. */
+  get home(): RegionView | null {
+    const master = this.find(this.here);
+    return master === undefined ? null : this.#viewOf(master);
+  }
+
+  #viewOf(master: Master): RegionView {
+    const { name, latitude, longitude } = master.region;
+    const { health, reason } = master.health;
+    const load = master.load();
+    const clock = this.#oddClocks.get(name);
+    return {
+      name,
+      latitude,
+      longitude,
+      health,
+      healthReason: reason,
+      share: load.share,
+      loadReason: load.reason,
+      drained: master.drained,
+      fenced: clock?.verdict === "fence" ? clock.text : null,
+      roundTripMs: master.roundTripMs,
+    };
   }
 
   /** Regions whose clocks are odd, by name. */

@@ -16,7 +16,7 @@ import type { ReadOutcome, ReadRequest } from "./writer.ts";
  * @throws Problem `session-behind` when none has it; else what the last of them said, or the signal's reason
  */
 export const readWithSession = async (
-  masters: readonly Master[],
+  masters: Iterable<Master>,
   request: ReadRequest,
   { positions, here }: Pick<Masters, "positions" | "here">,
 ): Promise<ReadOutcome> => {

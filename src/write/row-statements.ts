@@ -13,7 +13,7 @@ import {
   type Statement,
   valueOf,
 } from "./statements.ts";
-import { arrayOf } from "./value-text.ts";
+import { arrayOf, parameterOf } from "./value-text.ts";
 
 /** Inserts and upserts of one row or many. */
 
@@ -94,6 +94,45 @@ export const insertStatements = (
   groupRows(table, rows, region).map((group) =>
     insert(table, group, { returning, onConflict: "", keysMade }),
   );
+
+/** An insert of one row, of which only the values are to be made. */
+export interface InsertPlan extends Omit<Statement, "values"> {
+  /** @throws Problem `value-invalid` */
+  readonly values: (row: RowValues) => readonly (string | null)[];
+}
+
+const maxPlans = 100;
+const plans = new WeakMap<CatalogTable, Map<string, InsertPlan>>();
+
+/**
+ * The insert of a row under a key that was made for it. Rows that name the same columns have the same.
+ * @throws Problem `column-unknown`, `column-not-writable`, `value-invalid`
+ */
+export const insertPlan = (table: CatalogTable, row: RowValues, options: RowsOptions): InsertPlan | null => {
+  const { returning, region } = options;
+  const usual = returning === null || returning.length === 0;
+  const known = plans.get(table) ?? new Map<string, InsertPlan>();
+  plans.set(table, known);
+  const id = JSON.stringify([region, returning === null, ...row.keys()]);
+  const plan = usual ? known.get(id) : undefined;
+  if (plan !== undefined) return plan;
+  const [group, ...others] = groupRows(table, [row], region);
+  if (group === undefined || others.length > 0 || group.columns.length === 0) return null;
+  const { text, reusable, shape } = insert(table, group, { returning, onConflict: "", keysMade: true });
+  const { columns } = group;
+  const made: InsertPlan = {
+    text,
+    reusable,
+    shape,
+    values: (values) =>
+      columns.map((column) => {
+        const value = values.get(column.name);
+        return value === undefined ? region : parameterOf(column, value);
+      }),
+  };
+  if (usual && known.size < maxPlans) known.set(id, made);
+  return made;
+};
 
 const insert = (
   table: CatalogTable,

@@ -17,7 +17,7 @@ import { countStatement, pageStatement } from "./select-statements.ts";
 import { preparedFields, queryPrepared } from "./prepared-query.ts";
 import { timesRestamped } from "./restamped.ts";
 import { problemOf, StaleCatalog } from "./sql-problems.ts";
-import { insertStatements, type RowsStatement, upsertStatements } from "./row-statements.ts";
+import { insertPlan, insertStatements, type RowsStatement, upsertStatements } from "./row-statements.ts";
 import {
   deleteStatement,
   replaceStatement,
@@ -122,7 +122,7 @@ const run = async (session: Session, statement: Statement): Promise<readonly Tex
   return rows;
 };
 
-const mustBeAsKnown = ({ shape }: Statement, fields: readonly FieldDef[]): void => {
+const mustBeAsKnown = ({ shape }: Pick<Statement, "shape">, fields: readonly FieldDef[]): void => {
   if (!isAsKnown(shape, fields)) throw new StaleCatalog();
 };
 
@@ -184,12 +184,14 @@ export const singleInsert = (catalog: Catalog, operations: readonly Operation[])
   const [operation] = operations;
   if (operations.length !== 1 || operation?.kind !== "insert" || operation.keysMade !== true) return null;
   const { rows, returning } = operation;
+  const [row] = rows;
   const table = findTable(catalog, operation.table);
-  const options = { returning, region: catalog.region, keysMade: true };
-  const [statement] = rows.length === 1 ? insertStatements(table, rows, options) : [];
-  const name = statement === undefined ? undefined : preparedName(statement.text, catalog);
-  if (statement === undefined || name === undefined) return null;
-  const { text, values, shape } = statement;
+  if (rows.length !== 1 || row === undefined) return null;
+  const plan = insertPlan(table, row, { returning, region: catalog.region });
+  const name = plan === null ? undefined : preparedName(plan.text, catalog);
+  if (plan === null || name === undefined) return null;
+  const { text, shape } = plan;
+  const values = plan.values(row);
   return {
     isPrepared: (client) => {
       const fields = preparedFields(client, { name, text });
@@ -197,7 +199,7 @@ export const singleInsert = (catalog: Catalog, operations: readonly Operation[])
     },
     run: async (client) => {
       const result = await queryPrepared(client, { name, text, values });
-      mustBeAsKnown(statement, result.fields);
+      mustBeAsKnown(plan, result.fields);
       const all = result.rows.map((texts) => found(shape, texts));
       return [resultOf(table, all)];
     },

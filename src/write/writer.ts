@@ -1,10 +1,12 @@
 import type { ClientBase } from "pg";
 import type { Place } from "../../regions/distance.ts";
 import {
+  atHome,
   chooseMaster,
   rankForClient,
   type RankedRegion,
   type RegionVerdict,
+  type RegionView,
   type RouteRequest,
 } from "../../regions/route.ts";
 import type { Failover, Route } from "../../regions/table-settings.ts";
@@ -164,13 +166,9 @@ export class RegionalWriter implements Writer {
   /** @throws Problem, or the signal's reason */
   async read(request: ReadRequest): Promise<ReadOutcome> {
     const startedMs = this.#options.clock.monotonic();
-    // A read does no harm where the clock is wrong, and does not leave the region for a while of much work.
-    const views = this.#options.masters.views().map((view) => ({ ...view, share: 1, fenced: null }));
-    const verdicts = chooseMaster({ ...this.#routeOf(unowned), route: "nearest" }, views);
-    const masters = verdicts
-      .filter(({ candidate }) => candidate)
-      .flatMap(({ region }) => this.#options.masters.find(region) ?? []);
-    const outcome = await readWithSession(masters, request, this.#options.masters);
+    const route = { ...this.#routeOf(unowned), route: "nearest" } as const;
+    const readable = this.#inOrder(route, { as: forReads, wanted: ({ candidate }) => candidate });
+    const outcome = await readWithSession(readable, request, this.#options.masters);
     this.#options.events?.read(outcome.region, this.#options.clock.monotonic() - startedMs);
     return outcome;
   }
@@ -227,6 +225,8 @@ export class RegionalWriter implements Writer {
   /** The best candidate that has not been tried often enough. */
   #next(route: RouteRequest, tries: ReadonlyMap<string, number>): readonly [Master, RegionVerdict] | null {
     const { masters } = this.#options;
+    const home = this.#atHome(route);
+    if (home !== null && (tries.get(masters.here) ?? 0) < maxTries) return home;
     for (const verdict of chooseMaster(route, masters.views())) {
       const master = masters.find(verdict.region);
       if (verdict.candidate && master !== undefined && (tries.get(verdict.region) ?? 0) < maxTries) {
@@ -236,12 +236,20 @@ export class RegionalWriter implements Writer {
     return null;
   }
 
+  /** This region's own master, where it is the best whatever the others are. */
+  #atHome(route: RouteRequest, as = asItIs): readonly [Master, RegionVerdict] | null {
+    const { masters } = this.#options;
+    const { home } = masters;
+    const verdict = home === null ? null : atHome(route, as(home));
+    const master = masters.find(masters.here);
+    return verdict === null || master === undefined ? null : [master, verdict];
+  }
+
   /** The catalog of the nearest master that answers, for what is the same in all of them. */
   async #somewhere<T>(ask: (master: Master) => Promise<T>): Promise<T> {
+    const route = this.#routeOf(unowned);
     let failure: unknown = null;
-    for (const { region, choice } of chooseMaster(this.#routeOf(unowned), this.#options.masters.views())) {
-      const master = this.#options.masters.find(region);
-      if (master === undefined || choice === "down") continue;
+    for (const master of this.#inOrder(route, { as: asItIs, wanted: ({ choice }) => choice !== "down" })) {
       try {
         return await ask(master);
       } catch (error) {
@@ -251,7 +259,21 @@ export class RegionalWriter implements Writer {
         failure = problem;
       }
     }
-    throw this.#nobody(this.#routeOf(unowned), failure);
+    throw this.#nobody(route, failure);
+  }
+
+  /** The masters that are wanted, best first; the others are ranked when the first has failed. */
+  *#inOrder(
+    route: RouteRequest,
+    { as, wanted }: { readonly as: typeof asItIs; readonly wanted: (verdict: RegionVerdict) => boolean },
+  ): Generator<Master, void> {
+    const { masters } = this.#options;
+    const [first] = this.#atHome(route, as) ?? [];
+    if (first !== undefined) yield first;
+    for (const verdict of chooseMaster(route, masters.views().map(as))) {
+      const master = masters.find(verdict.region);
+      if (master !== undefined && master !== first && wanted(verdict)) yield master;
+    }
   }
 
   #findTable(name: string): Promise<CatalogTable> {
@@ -331,6 +353,11 @@ export class RegionalWriter implements Writer {
     });
   }
 }
+
+const asItIs = (view: RegionView): RegionView => view;
+
+/** A read does no harm where the clock is wrong, and does not leave the region for a while of much work. */
+const forReads = (view: RegionView): RegionView => ({ ...view, share: 1, fenced: null });
 
 const isInDoubt = (error: unknown): error is Problem =>
   error instanceof Problem && error.code === "outcome-unknown";

@@ -11,7 +11,13 @@ import {
 } from "fast-check";
 import { describe, expect, it } from "vitest";
 import { distanceKm } from "../../regions/distance.ts";
-import { chooseMaster, rankForClient, type RegionView, type RouteRequest } from "../../regions/route.ts";
+import {
+  atHome,
+  chooseMaster,
+  rankForClient,
+  type RegionView,
+  type RouteRequest,
+} from "../../regions/route.ts";
 import { weightbookRegions } from "../../regions/weightbook.ts";
 import { runs } from "../conflict/runs.ts";
 
@@ -228,6 +234,13 @@ it("whatever is down, drained or fenced", () => {
       expect(candidates.map(({ region }) => region).toSorted()).toEqual(
         usable.map(({ name }) => name).toSorted(),
       );
+      // What is found at home without a look at the others is the same.
+      const here = of(asked.here);
+      expect([null, verdicts[0]]).toContainEqual(atHome(asked, here));
+      if (verdicts[0]?.choice === "here") {
+        const strangers = asked.route === "owner" && asked.owners.some((owner) => owner !== asked.here);
+        expect(atHome(asked, here) === null).toBe(strangers);
+      }
       // A well owner writes.
       const owner = usable.find(({ name }) => name === asked.owners[0]);
       if (asked.route === "owner" && owner !== undefined && owner.share > asked.chance) {
