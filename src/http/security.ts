@@ -10,12 +10,10 @@ import { clientOf, Rates } from "./rates.ts";
 const identityKey = Symbol("identity");
 type Identified = FastifyRequest & { [identityKey]?: Identity };
 
-/** What load balancers and browsers ask without a token: whether the region is well, and how to ask for more. */
-const open = [
-  /^\/(?:livez|readyz|health|primary|read-write|read-only|replica)$/,
-  /^\/openapi\.json$/,
-  /^\/docs(?:\/|$)/,
-];
+/** What load balancers ask without a token, as often as they like: whether the region is well. */
+const health = /^\/(?:livez|readyz|health|primary|read-write|read-only|replica)$/;
+/** What browsers ask without a token: how to ask for more. */
+const pages = /^\/(?:openapi\.json$|docs(?:\/|$))/;
 
 /** Of one address, with no token or a wrong one; less where a token may send less. */
 const maxRefusedPerSecond = 100;
@@ -54,18 +52,22 @@ export const registerSecurity = (
 ): void => {
   const identify = identifier(settings);
   const asked = new Rates(() => performance.now());
+  const count = (caller: string): void => {
+    const { requestsPerSecond } = settings();
+    if (asked.take(caller, requestsPerSecond)) return;
+    throw tooOften(`this caller may send ${requestsPerSecond} requests a second`);
+  };
   app.addHook("onRequest", async (request: Identified) => {
     const path = pathOf(request);
-    if (open.some((pattern) => pattern.test(path))) {
+    if (health.test(path)) return;
+    if (pages.test(path)) {
+      count(`at:${clientOf(request.ip)}`);
       return;
     }
     const identity = await identify(request);
     request[identityKey] = identity;
-    const { requestsPerSecond } = settings();
     const isAnonymous = identity.name === anonymousName;
-    if (!asked.take(isAnonymous ? `at:${clientOf(request.ip)}` : identity.name, requestsPerSecond)) {
-      throw tooOften(`this caller may send ${requestsPerSecond} requests a second`);
-    }
+    count(isAnonymous ? `at:${clientOf(request.ip)}` : identity.name);
     if (isAnonymous) mustBeLocal(request, hosts);
     mustBeAllowed(identity, isAdmins(path) ? "admin" : "read");
   });

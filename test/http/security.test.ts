@@ -260,6 +260,13 @@ describe("of one address", () => {
     },
   );
 
+  test("the pages that need no token are bounded too, and health is not", async () => {
+    await using api = await secured(slow);
+    expect(codes(await many(api, "/openapi.json", () => ({}))).get("rate-exceeded")).toBeGreaterThan(0);
+    const well = await many(api, "/livez", () => ({}));
+    expect(well.filter(({ status }) => status !== 200)).toEqual([]);
+  });
+
   test("what a role does not allow counts like what it allows", async () => {
     await using api = await secured(slow);
     const answers = await many(api, "/v1/admin/outages", () => as("backend"));
