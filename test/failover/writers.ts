@@ -224,6 +224,6 @@ export class Sentinel extends Client {
     };
     const { done } = await request(wanted, { body: this.body(wanted), headers: {} }, patience);
     recorder.requests.push(done);
-    await pause(this.parts.random.integer(10, 60));
+    await pause(this.parts.random.integer(30, 110));
   }
 }
