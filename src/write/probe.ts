@@ -69,6 +69,7 @@ export class ProbeSession {
   drop(): void {
     const client = this.#client;
     this.#client = null;
+    this.#socket = null;
     if (client !== null) destroy(client);
   }
 }
