@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { extname } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 
@@ -38,7 +39,8 @@ export type LoadProgram = "http-load" | "pg-load";
 /** Runs the program as a process of its own. @throws with what it said when it fails */
 export const runLoad = (program: LoadProgram, plan: LoadPlan): Promise<LoadReport> =>
   new Promise((resolve, reject) => {
-    const file = fileURLToPath(new URL(`${program}.ts`, import.meta.url));
+    // Beside this file: as source, or compiled.
+    const file = fileURLToPath(new URL(`${program}${extname(import.meta.url)}`, import.meta.url));
     const child = spawn(process.execPath, [file, JSON.stringify(plan)], {
       stdio: ["ignore", "pipe", "pipe"],
       env: { ...process.env, NODE_NO_WARNINGS: "1" },
