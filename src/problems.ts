@@ -45,9 +45,9 @@ export const problemCodes = {
    */
   "column-not-writable": { status: 400, title: "The column cannot be written", retryable: false },
   /**
-   * The body's type is not `application/json`.
+   * The body's type is not `application/json`, or the body is compressed or in another encoding than UTF-8.
    *
-   * Remedy: send `Content-Type: application/json`.
+   * Remedy: send `Content-Type: application/json` and no `Content-Encoding`.
    */
   "content-type-unsupported": { status: 415, title: "Only application/json is taken", retryable: false },
   /**
