@@ -1,7 +1,7 @@
 import type { Bar, BenchCase, BenchContext, BenchResult, Measure } from "../case.ts";
 import { cpuOfProcess, cpuOfServer } from "../cpu.ts";
 import { insertItems, itemsSchema } from "../drains/items.ts";
-import { type LoadPlan, type LoadReport, runLoad, type Work } from "../endpoint/plan.ts";
+import { type LoadPlan, type LoadReport, pageRows, runLoad, type Work } from "../endpoint/plan.ts";
 import { wrongItems } from "../endpoint/rows.ts";
 import { type BenchRegion, openCluster, regionAt } from "../region.ts";
 import { median } from "../statistics.ts";
@@ -46,13 +46,14 @@ class Room {
   async load(way: Way, load: { work: Work; count: number; perSecond?: number }): Promise<LoadReport> {
     const { work, count, perSecond = null } = load;
     const { server, agent } = this.#region;
+    const writes = work === "insert" || work === "insertMinimal";
     const warmUp = Math.ceil(count / 10);
     const plan: LoadPlan = {
       port: this.#portOf(way),
       database: this.#database,
       connections,
       work,
-      from: work === "read" ? 1 : this.#last + 1,
+      from: writes ? this.#last + 1 : 1,
       warmUp,
       count,
       perSecond,
@@ -67,7 +68,7 @@ class Room {
         `CPU us each: load ${each(report.cpuSeconds, count)}, agent ${each(cpuOfProcess(agent.pid) - before.agent, all)}, ` +
         `server ${each(cpuOfServer(server.pid) - before.server, all)}`,
     );
-    if (work !== "read") this.#last += all;
+    if (writes) this.#last += all;
     const wrong = await wrongItems(server, this.#database, this.#last);
     this.failures.push(...[...report.failures, ...wrong].map((what) => `${work}, ${way}: ${what}`));
     return report;
@@ -85,6 +86,8 @@ interface Compared {
   readonly way: "endpoint" | "entrance";
   readonly work: Work;
   readonly bar: Bar | null;
+  /** At full scale. */
+  readonly count: number;
 }
 
 const rates: readonly Compared[] = [
@@ -94,6 +97,7 @@ const rates: readonly Compared[] = [
     way: "endpoint",
     work: "insert",
     bar: { of: "ratio", is: "at least", value: 0.5, aim: 0.8 },
+    count: 16_000,
   },
   {
     name: "endpoint-inserts-minimal",
@@ -101,6 +105,7 @@ const rates: readonly Compared[] = [
     way: "endpoint",
     work: "insertMinimal",
     bar: null,
+    count: 16_000,
   },
   {
     name: "endpoint-reads",
@@ -108,6 +113,7 @@ const rates: readonly Compared[] = [
     way: "endpoint",
     work: "read",
     bar: { of: "ratio", is: "at least", value: 0.6, aim: null },
+    count: 16_000,
   },
   {
     name: "entrance-inserts",
@@ -115,13 +121,22 @@ const rates: readonly Compared[] = [
     way: "entrance",
     work: "insert",
     bar: { of: "ratio", is: "at least", value: 0.9, aim: null },
+    count: 16_000,
+  },
+  {
+    name: "entrance-results",
+    title: `results of ${pageRows} rows by pg through the PostgreSQL entrance`,
+    way: "entrance",
+    work: "page",
+    bar: null,
+    count: 200,
   },
 ];
 
 const notes = ["native: pg, from one process, straight to the same database"];
 
 const compareRates = async (context: BenchContext, room: Room, each: Compared): Promise<Measure> => {
-  const count = Math.min(seeded / 1.2, context.scaled(16_000));
+  const count = Math.min(seeded / 1.2, context.scaled(each.count));
   const found = { ours: [] as number[], native: [] as number[] };
   for (let i = -context.warmUps; i < context.runs; i += 1) {
     for (const [side, way] of [

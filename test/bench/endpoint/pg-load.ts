@@ -2,7 +2,7 @@ import process from "node:process";
 import { Client } from "pg";
 import { itemColumns } from "../drains/items.ts";
 import { type Lane, runPlan } from "./drive.ts";
-import type { LoadPlan } from "./plan.ts";
+import { type LoadPlan, pageRows } from "./plan.ts";
 import { item, itemKey } from "./rows.ts";
 
 /** The same load by `pg` from one process, each statement prepared in its session and in a transaction of its own. */
@@ -14,11 +14,13 @@ const texts = {
   insert: `${insert} RETURNING ${itemColumns}`,
   insertMinimal: insert,
   read: `SELECT ${itemColumns} FROM items WHERE id = $1`,
+  page: `SELECT ${itemColumns} FROM items LIMIT $1`,
 } as const;
 
 const total = plan.warmUp + plan.count;
 const values = Array.from({ length: total }, (_, i) => {
   const n = plan.from + i;
+  if (plan.work === "page") return [pageRows];
   return plan.work === "read" ? [itemKey(n)] : Object.values(item(n));
 });
 
@@ -31,7 +33,9 @@ const laneOf = (client: Client): Lane => ({
         return;
       }
       const { rows, rowCount } = result;
-      const right = plan.work === "insertMinimal" ? rowCount === 1 : rows[0]?.name === `item ${n}`;
+      const wanted = plan.work === "page" ? pageRows : 1;
+      const named = plan.work === "insert" || plan.work === "read";
+      const right = rowCount === wanted && (!named || rows[0]?.name === `item ${n}`);
       done(right ? null : `${rowCount} rows`);
     });
   },

@@ -20,8 +20,10 @@ export interface LoadPlan {
   readonly perSecond: number | null;
 }
 
-/** `insert`: the row as it was stored comes back; `insertMinimal`: nothing does. `read`: by key. */
-export type Work = "insert" | "insertMinimal" | "read";
+/** `insert`: the row as it was stored comes back; `insertMinimal`: nothing does. `read`: by key. `page`: many rows, by pg only. */
+export type Work = "insert" | "insertMinimal" | "read" | "page";
+
+export const pageRows = 5_000;
 
 export interface LoadReport {
   readonly seconds: number;
