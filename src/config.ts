@@ -90,9 +90,19 @@ const refuseAmbiguous = (source: ConfigSource, file: string): void => {
  * Loads and validates the configuration.
  * @throws OperatorError CG-CONFIG-NOT-FOUND, CG-CONFIG-UNREADABLE, or CG-CONFIG-INVALID with every problem's place.
  */
-export const loadConfig = async (source: ConfigSource): Promise<Topology> => {
-  const { file, text } = await findConfig(source);
-  return topologyOf(text, { file: displayed(file, source.cwd), env: source.env });
+export const loadConfig = async (source: ConfigSource): Promise<Topology> => configLoader(source)();
+
+/** As loadConfig, again and again: a text that has not changed is not parsed again. */
+export const configLoader = (source: ConfigSource): (() => Promise<Topology>) => {
+  let last: { readonly file: string; readonly text: string; readonly topology: Topology } | null = null;
+  return async () => {
+    const { file, text } = await findConfig(source);
+    if (last === null || last.file !== file || last.text !== text) {
+      const topology = topologyOf(text, { file: displayed(file, source.cwd), env: source.env });
+      last = { file, text, topology };
+    }
+    return last.topology;
+  };
 };
 
 /** The topology in a configuration's text. Throws OperatorError CG-CONFIG-INVALID. */

@@ -1,5 +1,5 @@
 import { Command, CommanderError, type Help } from "commander";
-import { loadConfig } from "../config.ts";
+import { configLoader } from "../config.ts";
 import { exitCodes, type ExitCode } from "../errors.ts";
 import { version } from "../version.ts";
 import { commandGroups, type CliContext, type CliWorld, type RegisterCommand } from "./context.ts";
@@ -52,13 +52,17 @@ export const runCli = async (
   }
 };
 
-const createContext = (world: CliWorld, output: Output, flags: Flags): CliContext => ({
-  ...world,
-  output,
-  globals: flags,
-  loadTopology: () => loadConfig({ file: flags.config, env: world.env, cwd: world.cwd }),
-  exitCode: exitCodes.ok,
-});
+const createContext = (world: CliWorld, output: Output, flags: Flags): CliContext => {
+  // Made at the first call: the command line is parsed by then.
+  let load: CliContext["loadTopology"] | null = null;
+  return {
+    ...world,
+    output,
+    globals: flags,
+    loadTopology: () => (load ??= configLoader({ file: flags.config, env: world.env, cwd: world.cwd }))(),
+    exitCode: exitCodes.ok,
+  };
+};
 
 const buildProgram = (context: CliContext, flags: Flags, commands: readonly RegisterCommand[]): Command => {
   const program = new Command("coregent");

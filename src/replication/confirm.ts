@@ -15,6 +15,7 @@ const maxAwaiting = 1024;
 export class Confirmation {
   #confirmed: bigint;
   readonly #awaiting: Commit[] = [];
+  #changed = Promise.withResolvers<void>();
 
   /** `confirmed`: what the source's slot says is confirmed already. */
   constructor(confirmed: bigint) {
@@ -31,6 +32,13 @@ export class Confirmation {
     return this.#awaiting[0]?.targetLsn ?? null;
   }
 
+  /** Resolves when there is something to be made durable, or to be told: more than `told` is confirmed. */
+  async due(told: bigint): Promise<void> {
+    while (this.#awaiting.length === 0 && this.#confirmed <= told) {
+      await this.#changed.promise;
+    }
+  }
+
   /** As above, for everything merged so far: what a shutdown waits for. */
   get lastTargetLsn(): bigint | null {
     return this.#awaiting.at(-1)?.targetLsn ?? null;
@@ -45,6 +53,7 @@ export class Confirmation {
       this.#awaiting.pop();
     }
     this.#awaiting.push({ endLsn, targetLsn });
+    this.#tell();
   }
 
   /** Nothing that the source sent before `lsn` is outstanding: all of it is committed, if not yet durable. */
@@ -69,6 +78,12 @@ export class Confirmation {
   #advance(lsn: bigint): void {
     if (lsn > this.#confirmed) {
       this.#confirmed = lsn;
+      this.#tell();
     }
+  }
+
+  #tell(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
   }
 }

@@ -215,8 +215,12 @@ export class LinkStream {
   async #confirm(merger: TransactionMerger): Promise<void> {
     const confirmation = this.#confirmation;
     const ended = this.#lost.signal;
+    const stopped = new Promise<void>((resolve) => {
+      ended.addEventListener("abort", () => resolve(), { once: true });
+    });
     let told = confirmation.confirmed;
     while (!ended.aborted) {
+      await Promise.race([confirmation.due(told), stopped]);
       await pause(this.#parts.context.clock, flushPollMs, ended);
       if (confirmation.awaitedTargetLsn !== null) {
         await merger.pollDurable().catch(() => undefined);
