@@ -53,9 +53,8 @@ const main = async (): Promise<void> => {
 try {
   await main();
 } catch (error) {
-  process.stderr.write(
-    `${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n${usage}`,
-  );
+  const mistaken = error instanceof Error && error.message.startsWith("--");
+  process.stderr.write(`${error instanceof Error && !mistaken ? error.stack : String(error)}\n${usage}`);
   process.exitCode = 2;
 }
 process.exit();
