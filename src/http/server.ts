@@ -1,5 +1,4 @@
 import { randomUUID } from "node:crypto";
-import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import Fastify, { type FastifyInstance } from "fastify";
 import type { Registry } from "prom-client";
@@ -129,11 +128,13 @@ const lookMs = 50;
 
 /** A request that has arrived when the server is closed gets its answer, unless that takes too long. */
 const finishInOrder = (server: FastifyInstance, graceMs: number): void => {
-  const working = new Set<ServerResponse>();
+  let working = 0;
   let closing = false;
   server.addHook("preValidation", (_request, { raw }, done) => {
-    working.add(raw);
-    raw.once("close", () => working.delete(raw));
+    working += 1;
+    raw.once("close", () => {
+      working -= 1;
+    });
     done();
   });
   server.addHook("onSend", (_request, reply, payload, done) => {
@@ -145,7 +146,7 @@ const finishInOrder = (server: FastifyInstance, graceMs: number): void => {
     let waitedMs = 0;
     const looking = setInterval(() => {
       waitedMs += lookMs;
-      if (waitedMs >= graceMs || (waitedMs >= arriveMs && working.size === 0)) {
+      if (waitedMs >= graceMs || (waitedMs >= arriveMs && working === 0)) {
         server.server.closeAllConnections();
       }
     }, lookMs);

@@ -1,14 +1,16 @@
 /**
  * Many callers, one question at a time: the answer to each is of a question that was asked after the call, and whoever
  * calls while one is under way shares the next.
+ *
+ * One loop and an array for each question, not promises that follow from each other: in a chain of these V8's minor
+ * collections keep what the whole chain has held, since each link is held by one before that is dead and old.
  */
 export class Coalesced<T> {
   readonly #ask: () => Promise<T>;
   readonly #gather: () => Promise<void>;
   /** Called for, and not asked yet. */
-  #gathering: Promise<T> | null = null;
-  #running: Promise<void> | null = null;
-  #next: Promise<T> | null = null;
+  #waiting: PromiseWithResolvers<T>[] = [];
+  #running = false;
 
   /** @param gather waits a little before each question, so that more callers share it */
   constructor(ask: () => Promise<T>, gather: () => Promise<void> = () => Promise.resolve()) {
@@ -18,29 +20,29 @@ export class Coalesced<T> {
 
   /** @throws what `ask` throws */
   next(): Promise<T> {
-    if (this.#gathering !== null) return this.#gathering;
-    if (this.#running === null) return this.#start();
-    this.#next ??= this.#running.then(() => this.#start());
-    return this.#next;
+    const waiting = Promise.withResolvers<T>();
+    this.#waiting.push(waiting);
+    if (!this.#running) void this.#run();
+    return waiting.promise;
   }
 
-  #start(): Promise<T> {
-    this.#next = null;
-    this.#gathering = this.#gatherAndAsk();
-    return this.#gathering;
+  async #run(): Promise<void> {
+    this.#running = true;
+    while (this.#waiting.length > 0) await this.#answer();
+    this.#running = false;
   }
 
-  async #gatherAndAsk(): Promise<T> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#running = promise;
+  async #answer(): Promise<void> {
+    let asking = this.#waiting;
     try {
       await this.#gather();
-      this.#gathering = null;
-      return await this.#ask();
-    } finally {
-      // Whoever calls before the next one starts shares it.
-      if (this.#next === null) this.#running = null;
-      resolve();
+      asking = this.#waiting;
+      this.#waiting = [];
+      const answer = await this.#ask();
+      for (const { resolve } of asking) resolve(answer);
+    } catch (error) {
+      if (asking === this.#waiting) this.#waiting = [];
+      for (const { reject } of asking) reject(error);
     }
   }
 }
