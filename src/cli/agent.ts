@@ -11,7 +11,6 @@ import { TopologyWatch } from "../topology-watch.ts";
 import { agentContext } from "./agent-context.ts";
 import { serveEndpoints } from "./agent-endpoint.ts";
 import { type CliContext, commandGroups, type RegisterCommand } from "./context.ts";
-import { collectOnOneThread } from "./heap-flags.ts";
 
 interface AgentFlags {
   region: string;
@@ -54,7 +53,6 @@ export const registerAgent: RegisterCommand = (program, context) => {
         "The configuration is read again when it changes: regions that join or leave need no restart.",
     )
     .action(async (flags: AgentFlags) => {
-      collectOnOneThread();
       const topology = await context.loadTopology();
       await agentCommand(context, topology, flags);
       context.exitCode = exitCodes.ok;
