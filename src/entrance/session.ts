@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import { corked } from "../corked.ts";
 import type { Conversation } from "./conversation.ts";
 import { hangUp, type Upstream } from "./upstream.ts";
 import type { EntranceMaster } from "./masters.ts";
@@ -178,13 +179,7 @@ export class Session {
   }
 }
 
-/** Corked: of a plain write something stays reachable until the next, and so all of it survives minor collections (Node 24). */
-const pass = (chunk: Buffer, to: Socket): boolean => {
-  to.cork();
-  const room = to.write(chunk);
-  to.uncork();
-  return room;
-};
+const pass = (chunk: Buffer, to: Socket): boolean => corked(to, () => to.write(chunk));
 
 const whyEnded: Readonly<Record<SessionEnd, (region: string) => string>> = {
   client: () => "the client has hung up",

@@ -39,15 +39,24 @@ export interface CommandResult {
 }
 
 /** Runs a command to its end; after `timeoutMs` it is ended by SIGKILL. */
-export const runCoregent = (
-  args: readonly string[],
-  options: { readonly cwd: string; readonly timeoutMs: number },
+export const runCoregent = (args: readonly string[], options: RunOptions): Promise<CommandResult> =>
+  runProgram(coregentCommand(args), options);
+
+export interface RunOptions {
+  /** Default: where we are. */
+  readonly cwd?: string;
+  readonly timeoutMs: number;
+}
+
+/** Runs a program to its end; after `timeoutMs` it is ended by SIGKILL. Rejects if it cannot be started. */
+export const runProgram = (
+  program: { readonly file: string; readonly args: readonly string[]; readonly env: NodeJS.ProcessEnv },
+  options: RunOptions,
 ): Promise<CommandResult> =>
   new Promise((resolve, reject) => {
-    const command = coregentCommand(args);
-    const child = spawn(command.file, command.args, {
+    const child = spawn(program.file, program.args, {
       cwd: options.cwd,
-      env: command.env,
+      env: program.env,
       stdio: ["ignore", "pipe", "pipe"],
       timeout: options.timeoutMs,
       killSignal: "SIGKILL",

@@ -12,7 +12,7 @@ export class Coalesced<T> {
   #waiting: PromiseWithResolvers<T>[] = [];
   #running = false;
 
-  /** @param gather waits a little before each question, so that more callers share it */
+  /** @param gather waits a little before each question, so that more callers share it; never rejects */
   constructor(ask: () => Promise<T>, gather: () => Promise<void> = () => Promise.resolve()) {
     this.#ask = ask;
     this.#gather = gather;
@@ -33,15 +33,13 @@ export class Coalesced<T> {
   }
 
   async #answer(): Promise<void> {
-    let asking = this.#waiting;
+    await this.#gather();
+    const asking = this.#waiting;
+    this.#waiting = [];
     try {
-      await this.#gather();
-      asking = this.#waiting;
-      this.#waiting = [];
       const answer = await this.#ask();
       for (const { resolve } of asking) resolve(answer);
     } catch (error) {
-      if (asking === this.#waiting) this.#waiting = [];
       for (const { reject } of asking) reject(error);
     }
   }

@@ -4,6 +4,7 @@ import type { Clock } from "../clock.ts";
 import { connect } from "../postgres/client.ts";
 import { tellsRestamped } from "../postgres/install/statements.ts";
 import type { Line } from "../postgres/line.ts";
+import { corked } from "../corked.ts";
 import { Problem } from "../problems.ts";
 import { boundHeldBytes, forgetHeldBytes } from "./held-bytes.ts";
 
@@ -234,16 +235,8 @@ const busy = (region: string, why: string): Problem =>
 const socketOf = (client: Client): Socket =>
   (client as unknown as { connection: { stream: Socket } }).connection.stream;
 
-/** What is sent at once goes in one piece: each piece more wakes the server's process once more. */
-export const together = <T>(client: Client, send: () => T): T => {
-  const socket = socketOf(client);
-  socket.cork();
-  try {
-    return send();
-  } finally {
-    socket.uncork();
-  }
-};
+/** What is sent at once goes in one piece. */
+export const together = <T>(client: Client, send: () => T): T => corked(socketOf(client), send);
 
 /** `end()` waits for the server, and behind a line that is cut that is for ever. */
 export const destroy = (client: Client): void => {

@@ -1,4 +1,5 @@
 import { type Client, type ClientBase, type FieldDef, Query } from "pg";
+import { corked } from "../corked.ts";
 
 export interface PreparedStatement {
   /** Under which it stays prepared in the session: one text for ever. */
@@ -92,11 +93,8 @@ class PreparedQuery extends DriverQuery {
     if (parsed === undefined) wire.submittedNamedStatements[name] = text;
     if (wire.stream.writable) {
       const parse = parsed === undefined ? text : null;
-      // Corked although it is one buffer: of a plain write something stays reachable from write to write, so that all that a
-      // request has held survives minor collections (Node 24).
-      wire.stream.cork();
-      wire.stream.write(execution({ name, parse, describe: this.#fields === undefined }, this.#values));
-      wire.stream.uncork();
+      const bytes = execution({ name, parse, describe: this.#fields === undefined }, this.#values);
+      corked(wire.stream, () => wire.stream.write(bytes));
     }
     return null;
   }

@@ -2,7 +2,7 @@ import { Problem } from "../../src/problems.ts";
 import type { Operation, OperationResult } from "../../src/write/operation.ts";
 import type { RegionalWriter, WriteRequest } from "../../src/write/writer.ts";
 import { eventually } from "../support/database.ts";
-import type { WritingRegions } from "./masters-fixture.ts";
+import { WritingRegions } from "./masters-fixture.ts";
 
 export const insert = (table: string, row: Record<string, string>): Operation => ({
   kind: "insert",
@@ -37,7 +37,7 @@ export const rowsOf = (results: readonly OperationResult[]): unknown[] =>
   results.map(({ rows }) => JSON.parse(rows[0] ?? "null") as unknown);
 
 /** Makes a row that `owner` owns, and waits until every region has it. */
-export const ownedIn =
+const ownedIn =
   (all: WritingRegions) =>
   async (writer: RegionalWriter, id: string, owner: string, table = "note"): Promise<void> => {
     await writer.write(request([insert(table, { id, body: "first", home_region: owner })]));
@@ -48,6 +48,13 @@ export const ownedIn =
       }
     });
   };
+
+/** Regions whose agents run, and what makes rows of theirs. */
+export const openRegions = async () => {
+  const all = await WritingRegions.create();
+  await all.regions.agents();
+  return { all, owned: ownedIn(all) };
+};
 
 export const codeOf = (error: unknown): string => (error instanceof Problem ? error.code : String(error));
 export const refused = (promise: Promise<unknown>): Promise<string> => promise.then(() => "done", codeOf);

@@ -1,16 +1,14 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Problem } from "../../src/problems.ts";
 import { eventually } from "../support/database.ts";
-import { healths, WritingRegions } from "./masters-fixture.ts";
-import { codeOf, insert, ownedIn, refused, request, rowsOf, update } from "./writer-requests.ts";
+import { healths, type WritingRegions } from "./masters-fixture.ts";
+import { codeOf, insert, openRegions, refused, request, rowsOf, update } from "./writer-requests.ts";
 
 let all: WritingRegions;
-let owned: ReturnType<typeof ownedIn>;
+let owned: Awaited<ReturnType<typeof openRegions>>["owned"];
 
 beforeAll(async () => {
-  all = await WritingRegions.create();
-  owned = ownedIn(all);
-  await all.regions.agents();
+  ({ all, owned } = await openRegions());
 });
 afterEach(() => all.calm());
 afterAll(() => all[Symbol.asyncDispose]());

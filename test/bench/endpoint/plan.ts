@@ -1,7 +1,7 @@
-import { spawn } from "node:child_process";
 import { extname } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import { runProgram } from "../../../src/testing/program.ts";
 
 /** What a program that makes load is to do. Rows are numbered; see rows.ts. */
 export interface LoadPlan {
@@ -39,25 +39,17 @@ export interface LoadReport {
 export type LoadProgram = "http-load" | "pg-load";
 
 /** Runs the program as a process of its own. @throws with what it said when it fails */
-export const runLoad = (program: LoadProgram, plan: LoadPlan): Promise<LoadReport> =>
-  new Promise((resolve, reject) => {
-    // Beside this file: as source, or compiled.
-    const file = fileURLToPath(new URL(`${program}${extname(import.meta.url)}`, import.meta.url));
-    const child = spawn(process.execPath, [file, JSON.stringify(plan)], {
-      stdio: ["ignore", "pipe", "pipe"],
+export const runLoad = async (program: LoadProgram, plan: LoadPlan): Promise<LoadReport> => {
+  // Beside this file: as source, or compiled.
+  const file = fileURLToPath(new URL(`${program}${extname(import.meta.url)}`, import.meta.url));
+  const { code, stdout, stderr } = await runProgram(
+    {
+      file: process.execPath,
+      args: [file, JSON.stringify(plan)],
       env: { ...process.env, NODE_NO_WARNINGS: "1" },
-      timeout: 300_000,
-      killSignal: "SIGKILL",
-    });
-    const said = { stdout: "", stderr: "" };
-    for (const name of ["stdout", "stderr"] as const) {
-      child[name].setEncoding("utf8").on("data", (text: string) => {
-        said[name] += text;
-      });
-    }
-    child.once("error", reject);
-    child.once("close", (code) => {
-      if (code === 0) resolve(JSON.parse(said.stdout) as LoadReport);
-      else reject(new Error(`${program} ended with ${code}: ${said.stderr.slice(-2_000)}`));
-    });
-  });
+    },
+    { timeoutMs: 300_000 },
+  );
+  if (code !== 0) throw new Error(`${program} ended with ${code}: ${stderr.slice(-2_000)}`);
+  return JSON.parse(stdout) as LoadReport;
+};
