@@ -147,22 +147,20 @@ export class Regions implements AsyncDisposable {
   /** A database with the schema; in the topology from now on. */
   async add(name: string, version: PostgresVersion = 18): Promise<TestDatabase> {
     const db = await createDatabase({ version });
-    this.#ids.set(name, this.#ids.size + 1);
     this.#databases.set(name, db);
     await db.query(this.#options.schema);
     await this.#options.before?.(name, db);
-    for (const asks of this.names) {
-      for (const of of this.names) {
-        if (asks === of || this.#proxies.has(`${asks} ${of}`)) continue;
-        const target = { host: "127.0.0.1", port: Number(new URL(this.db(of).url).port) };
-        this.#proxies.set(`${asks} ${of}`, await startFaultProxy({ target, random: Math.random }));
-      }
+    for (const other of this.names) {
+      await this.#connect(name, other);
+      await this.#connect(other, name);
     }
+    // Last: agents that run read the topology at any time, and it names no region that they cannot reach.
+    this.#ids.set(name, this.#ids.size + 1);
     return db;
   }
 
   get names(): readonly string[] {
-    return [...this.#databases.keys()].filter((name) => !this.#forgotten.has(name));
+    return [...this.#ids.keys()].filter((name) => !this.#forgotten.has(name));
   }
 
   db(name: string): TestDatabase {
@@ -195,6 +193,10 @@ export class Regions implements AsyncDisposable {
     const dead = this.line(asks, of);
     dead.cut({ mode: "blackhole" });
     this.#dead.push(dead);
+    await this.#connect(asks, of);
+  }
+
+  async #connect(asks: string, of: string): Promise<void> {
     const target = { host: "127.0.0.1", port: Number(new URL(this.db(of).url).port) };
     this.#proxies.set(`${asks} ${of}`, await startFaultProxy({ target, random: Math.random }));
   }
