@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { reactionTo, sqlStateOf } from "../../src/postgres/sqlstate.ts";
 import { mergeBatch } from "../../src/replication/merge.ts";
+import type { MergeSession } from "../../src/replication/merge-session.ts";
 import { Sweeper } from "../../src/replication/sweeper.ts";
 import { eventually } from "../support/eventually.ts";
 import { batchOf, MergeRegion } from "./merge-fixture.ts";
@@ -8,6 +9,12 @@ import { at, blockedSql, future, mergeNow, row, tombstone } from "./merge-helper
 
 const schema = `CREATE TABLE t (id text PRIMARY KEY, val text)`;
 const settings = { lock_timeout: "20s" };
+
+/** A backend that is just starting may be of any database, and be waited for: so it may take some rounds. */
+const settled = (sweeper: Sweeper, sweeping: MergeSession): Promise<unknown> =>
+  eventually(async () => {
+    expect(await sweeper.round(sweeping)).toMatchObject({ waiting: 0, error: null });
+  });
 
 const setUp = async () => {
   const region = await MergeRegion.create({ schema });
@@ -43,7 +50,7 @@ test("a row that was inserted, but not committed, while its tombstone was merged
   expect(await rows()).toEqual([]);
   expect(await losers()).toEqual(["row local"]);
   await bystander.query("COMMIT");
-  expect(await sweeper.round(sweeping)).toMatchObject({ waiting: 0 });
+  await settled(sweeper, sweeping);
 });
 
 test("a sweep's report is retracted when a merge that it did not see brings what descends from the loser", async () => {
@@ -63,9 +70,7 @@ test("a sweep's report is retracted when a merge that it did not see brings what
   expect(await sweeper.round(sweeping)).toMatchObject({ error: null });
   expect(await losers()).toEqual(["tombstone null"]);
   await session.commit();
-  await eventually(async () => {
-    expect(await sweeper.round(sweeping)).toMatchObject({ waiting: 0, error: null });
-  });
+  await settled(sweeper, sweeping);
   expect(await losers()).toEqual(["row local"]);
 });
 
@@ -119,9 +124,10 @@ test("a sweeper that was given too many keys sweeps their tables whole; so does 
   }
   expect(sweeper.waiting).toBe(1);
   await local.query("COMMIT");
-  expect(await sweeper.round(sweeping)).toMatchObject({ rowsSwept: 2, waiting: 1 });
+  expect(await sweeper.round(sweeping)).toMatchObject({ rowsSwept: 2, error: null });
   // What was reported is judged again.
-  expect(await sweeper.round(sweeping)).toMatchObject({ rowsSwept: 0, waiting: 0 });
+  expect(sweeper.waiting).toBeGreaterThan(0);
+  await settled(sweeper, sweeping);
   expect(await rows()).toMatchObject([{ id: "c" }]);
 });
 
