@@ -4,6 +4,7 @@ import { Problem } from "../problems.ts";
 import { type Catalog, findTable } from "./catalog.ts";
 import { OutcomeUnknown } from "./commit.ts";
 import { type IdempotencyKey, type IdempotencyRecord, KeyTaken, settle } from "./idempotency.ts";
+import type { Committed, GatheredInserts } from "./gathered-inserts.ts";
 import type { Master } from "./master.ts";
 import type { Masters } from "./masters.ts";
 import { answerOf, doOnce, insertsUnderFixedKeysOnly, type Once, refuse } from "./once.ts";
@@ -16,16 +17,18 @@ import {
 } from "./operation.ts";
 import { keyIn } from "./owners.ts";
 import { type Position, sessionAfter } from "./position.ts";
-import { positionOf, sharesPosition } from "./read.ts";
-import { runOperations, singleInsert } from "./run-operations.ts";
+import { positionOf } from "./read.ts";
+import { type SingleInsert, singleInsert } from "./new-row.ts";
+import { runOperations } from "./run-operations.ts";
 import { SessionTokenFormat, stampAbove } from "./session-token.ts";
 import { settleByStates } from "./settle-by-states.ts";
 import { problemOf } from "./sql-problems.ts";
-import { runTransaction } from "./transaction.ts";
+import { runTransaction, type TransactionSettings } from "./transaction.ts";
 import type { WriteOutcome, WriteRequest } from "./writer.ts";
 
 export interface AttemptParts {
   readonly masters: Masters;
+  readonly inserts: GatheredInserts;
   readonly clock: Clock;
   readonly random: RandomSource;
   readonly cluster: string;
@@ -109,8 +112,8 @@ export class Attempt {
       stampAbove: session === null ? null : stampAbove(session, clock.now()),
       takeover: this.#verdict.takeover,
     };
-    const alone = mayBeRepeated(this.#request) && !this.#again;
-    const single = alone ? singleInsert(catalog, operations) : null;
+    const first = mayBeRepeated(this.#request) && !this.#again;
+    const single = first ? singleInsert(catalog, operations) : null;
     const work = async (client: Parameters<typeof runOperations>[0]): Promise<Once> => {
       const run = async () => {
         this.#results = null;
@@ -128,15 +131,17 @@ export class Attempt {
             insertsUnderFixedKeysOnly: fixedKeys,
           });
     };
-    try {
+    const alone = (): Promise<Committed> => {
       const commits = ({ kind }: Once): boolean => kind === "done";
       const { positions, here } = this.#parts.masters;
       const askPosition = sharesPosition(master, here) ? () => positionOf(positions, master) : null;
-      const { result, position } = await runTransaction(
-        master,
-        { settings, work, commits, atOnce: single?.isPrepared ?? null, askPosition, signal },
-        clock,
-      );
+      const atOnce = single?.isPrepared ?? null;
+      return runTransaction(master, { settings, work, commits, atOnce, askPosition, signal }, clock);
+    };
+    try {
+      const { result, position } = await (single === null
+        ? alone()
+        : this.#gathered(single, settings, alone));
       if (result.kind === "replayed" || position === null) {
         return await this.#replayed(result.kind === "replayed" ? result.record : null);
       }
@@ -155,6 +160,17 @@ export class Attempt {
       if (!(error instanceof OutcomeUnknown)) throw error;
       return this.#settled(error, idempotency, fixedKeys);
     }
+  }
+
+  /** A single new row goes together with others, where there are any. */
+  #gathered(
+    { form, values }: SingleInsert,
+    { stampAbove, takeover }: TransactionSettings,
+    alone: () => Promise<Committed>,
+  ): Promise<Committed> {
+    if (form === null || takeover) return alone();
+    const { inserts } = this.#parts;
+    return inserts.insert(this.#master, form, { values, stampAbove, signal: this.#request.signal, alone });
   }
 
   /**
@@ -317,6 +333,15 @@ export class Attempt {
       : new Problem("outcome-unknown", detail, facts);
   }
 }
+
+/**
+ * Where several writes are under way at this region's own master, they share the question for its position, which is asked when
+ * theirs are answered. Alone, or far away, it goes along in the round trip of the request.
+ */
+const sharesPosition = ({ name, connections }: Master, here: string): boolean =>
+  name === here && connections.inFlight >= manyInFlight;
+
+const manyInFlight = 4;
 
 const isTaken = (error: unknown): boolean => error instanceof Problem && error.code === "unique-violation";
 

@@ -27,6 +27,8 @@ export interface CatalogTable {
   /** In attribute order, without Coregent's own. */
   readonly columns: ReadonlyMap<string, CatalogColumn>;
   readonly key: readonly CatalogColumn[];
+  /** Whether new rows of several requests may be one statement: nothing of the application's would see that they are. */
+  readonly gathersInserts: boolean;
 }
 
 export interface CatalogColumn {
@@ -71,9 +73,31 @@ const castOf = (type: string): string => `(
 const builtIn = (type: string): string => `coalesce((
   SELECT t.typname FROM pg_type t WHERE t.oid = ${type} AND t.typnamespace = 'pg_catalog'::regnamespace), '')`;
 
+/**
+ * Whether nothing of the application's runs once for a statement, or looks from one row at what others have left: no trigger of
+ * its own (that of a partition too), no rule, no policy, no DEFAULT or CHECK, of the table or of a column's domain, with a function of
+ * its own that may read tables.
+ */
+const gathersInserts = `
+  NOT k.relhasrules AND NOT k.relrowsecurity
+  AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc f ON f.oid = g.tgfoid
+     WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND f.pronamespace <> 'coregent'::regnamespace
+       AND (g.tgrelid = k.oid OR g.tgrelid IN (SELECT relid FROM pg_partition_tree(k.oid))))
+  AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_depend d
+      JOIN pg_catalog.pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+      JOIN pg_catalog.pg_language l ON l.oid = f.prolang
+     WHERE f.provolatile <> 'i' AND l.lanname NOT IN ('internal', 'c') AND f.pronamespace <> 'coregent'::regnamespace
+       AND (d.classid = 'pg_attrdef'::regclass
+              AND d.objid IN (SELECT oid FROM pg_catalog.pg_attrdef WHERE adrelid = k.oid)
+            OR d.classid = 'pg_constraint'::regclass AND d.objid IN (
+              SELECT oid FROM pg_catalog.pg_constraint WHERE contype = 'c' AND (conrelid = k.oid
+                  OR contypid IN (SELECT atttypid FROM pg_catalog.pg_attribute WHERE attrelid = k.oid)))))`;
+
 const tablesSql = `
 SELECT r.name, r.schema_name AS schema, r.table_name AS table, r.tombstone, r.owner_column AS "ownerColumn", r.failover,
-       r.key_columns AS key, c.columns
+       r.key_columns AS key, c.columns, ${gathersInserts} AS "gathersInserts"
   FROM coregent.replicated_table r
   JOIN pg_catalog.pg_namespace n ON n.nspname = r.schema_name
   JOIN pg_catalog.pg_class k ON k.relnamespace = n.oid AND k.relname = r.table_name AND k.relkind IN ('r', 'p')

@@ -2,6 +2,7 @@ import { type ClientBase, DatabaseError } from "pg";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import { readPositionBy, type Position } from "./position.ts";
 import { queryPrepared } from "./prepared-query.ts";
+import { problemOf } from "./sql-problems.ts";
 
 /** The connection broke, or the server gave up, at a moment when the commit may have been done. Only the record tells. */
 export class OutcomeUnknown extends Error {
@@ -83,4 +84,11 @@ const isRefusal = (error: unknown): boolean =>
 const isAnswer = (error: unknown): boolean => {
   const state = sqlStateOf(error);
   return state !== null && !unknownClasses.has(state.slice(0, 2)) && state !== "40003";
+};
+
+/** Of what several requests have in common: none of them has to do with it more than the others. */
+export const isOfAll = (error: unknown): boolean => {
+  if (error instanceof OutcomeUnknown) return true;
+  const { code } = problemOf(error);
+  return code === "database-unavailable" || code === "overloaded";
 };

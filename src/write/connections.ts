@@ -36,6 +36,8 @@ export interface Lease {
 }
 
 interface Waiting {
+  /** So many are carried out together. */
+  readonly requests: number;
   readonly sinceMs: number;
   readonly proceed: () => void;
 }
@@ -51,6 +53,7 @@ export class Connections {
   #idle: { readonly client: Client; readonly sinceMs: number }[] = [];
   readonly #leased = new Set<Client>();
   #waiting: Waiting[] = [];
+  #queued = 0;
   #inFlight = 0;
   #broken = new AbortController();
 
@@ -58,14 +61,14 @@ export class Connections {
     this.#options = options;
   }
 
-  /** Requests that hold a session or open one. */
+  /** Sessions that requests hold, or open. */
   get inFlight(): number {
     return this.#inFlight;
   }
 
   /** Requests that wait for one. */
   get queued(): number {
-    return this.#waiting.length;
+    return this.#queued;
   }
 
   get idle(): number {
@@ -79,15 +82,15 @@ export class Connections {
   }
 
   /**
-   * A session, as soon as there is one.
+   * A session, as soon as there is one, for so many requests that are carried out together.
    * @throws Problem `overloaded` when too many wait or it took too long; what connecting throws; the signal's reason
    */
-  async take(signal: AbortSignal): Promise<Lease> {
+  async take(signal: AbortSignal, requests = 1): Promise<Lease> {
     signal.throwIfAborted();
     if (this.#inFlight < this.#options.bounds().maxInFlight) {
       this.#inFlight += 1;
     } else {
-      await this.#wait(signal);
+      await this.#wait(signal, requests);
     }
     try {
       return await this.#open(signal);
@@ -126,15 +129,16 @@ export class Connections {
     this.breakAll();
   }
 
-  async #wait(signal: AbortSignal): Promise<void> {
+  async #wait(signal: AbortSignal, requests: number): Promise<void> {
     const { clock, bounds, region } = this.#options;
     const { maxQueue, maxWaitMs } = bounds();
-    if (this.#waiting.length >= maxQueue) {
+    if (this.#queued + requests > maxQueue) {
       throw busy(region, `${maxQueue} requests wait for it already`);
     }
     const called = new AbortController();
-    const waiting: Waiting = { sinceMs: clock.monotonic(), proceed: () => called.abort() };
+    const waiting: Waiting = { requests, sinceMs: clock.monotonic(), proceed: () => called.abort() };
     this.#waiting.push(waiting);
+    this.#queued += requests;
     await clock.sleep(maxWaitMs, AbortSignal.any([called.signal, signal])).catch(() => undefined);
     if (called.signal.aborted) {
       // Called in the same moment in which the caller went away: the place goes to the next.
@@ -143,6 +147,7 @@ export class Connections {
       return;
     }
     this.#waiting = this.#waiting.filter((each) => each !== waiting);
+    this.#queued -= requests;
     signal.throwIfAborted();
     throw busy(region, `no session became free within ${maxWaitMs} ms`);
   }
@@ -153,6 +158,7 @@ export class Connections {
     if (next === undefined) {
       this.#inFlight -= 1;
     } else {
+      this.#queued -= next.requests;
       next.proceed();
     }
   }

@@ -160,11 +160,12 @@ export class Master implements Database {
   }
 
   /**
-   * Works with one of the shared sessions, outside a transaction. After an error that may be the session's it is ended.
+   * Works with one of the shared sessions, for so many requests, outside a transaction. After an error that may be the
+   * session's it is ended.
    * @throws Problem `overloaded`; what connecting and the work throw; the signal's reason
    */
-  async session<T>(work: (client: Client) => Promise<T>, signal: AbortSignal): Promise<T> {
-    const lease = await this.connections.take(signal);
+  async session<T>(work: (client: Client) => Promise<T>, signal: AbortSignal, requests = 1): Promise<T> {
+    const lease = await this.connections.take(signal, requests);
     signal.addEventListener("abort", lease.discard, { once: true });
     try {
       const result = await work(lease.client);

@@ -1,14 +1,20 @@
 import type { ClientBase } from "pg";
 import { Problem } from "../problems.ts";
 import { together } from "./connections.ts";
+import type { GatheredReads, Read } from "./gathered-reads.ts";
 import type { Master } from "./master.ts";
 import type { Masters } from "./masters.ts";
-import { highestVersion, type OperationResult } from "./operation.ts";
+import { highestVersion } from "./operation.ts";
 import { type Position, readPosition, readPositionBy, sessionAfter } from "./position.ts";
 import { type MasterPosition, type Positions, TooManyWaiting } from "./positions.ts";
 import { runOperations } from "./run-operations.ts";
 import { problemOf } from "./sql-problems.ts";
 import type { ReadOutcome, ReadRequest } from "./writer.ts";
+
+export interface ReadParts {
+  readonly masters: Pick<Masters, "positions">;
+  readonly gathered: GatheredReads;
+}
 
 /**
  * Reads at the first of these masters that has all that the session has seen: the first is waited for, the others must have
@@ -18,15 +24,16 @@ import type { ReadOutcome, ReadRequest } from "./writer.ts";
 export const readWithSession = async (
   masters: Iterable<Master>,
   request: ReadRequest,
-  { positions, here }: Pick<Masters, "positions" | "here">,
+  parts: ReadParts,
 ): Promise<ReadOutcome> => {
+  const { positions } = parts.masters;
   let waitMs = request.waitMs;
   let behind = 0;
   let failure: Problem | null = null;
   for (const master of masters) {
     try {
       if (request.session === null || (await has(master, { ...request, waitMs }, positions))) {
-        return await readAt(master, request, { positions, here });
+        return await readAt(master, request, parts);
       }
       behind += 1;
     } catch (error) {
@@ -62,42 +69,34 @@ const has = async (
   }
 };
 
-/**
- * Where several requests are under way at this region's own master, they share the question for its position, which is asked when
- * theirs are answered. Alone, or far away, it goes along in the round trip of the request.
- */
-export const sharesPosition = ({ name, connections }: Master, here: string): boolean =>
-  name === here && connections.inFlight >= manyInFlight;
-
-const manyInFlight = 4;
-
 const readAt = async (
   master: Master,
   { operations, session, signal }: ReadRequest,
-  { positions, here }: Pick<Masters, "positions" | "here">,
+  { masters: { positions }, gathered }: ReadParts,
 ): Promise<ReadOutcome> => {
-  const attempt = async () => {
+  const attempt = async (): Promise<Read> => {
     const catalog = await master.catalog.get();
     const run = (client: ClientBase) => runOperations(client, catalog, operations);
-    if (sharesPosition(master, here)) {
-      return [await master.session(run, signal), await positionOf(positions, master)] as const;
-    }
-    return master.session(async (client) => {
-      // Of one read, it is all in one round trip.
-      if (operations.length === 1) {
-        return Promise.all(together(client, () => [run(client), readPositionBy(client)] as const));
-      }
-      return [await run(client), await readPositionBy(client)] as const;
-    }, signal);
+    const alone = (): Promise<Read> =>
+      master.session(async (client) => {
+        // Of one read, it is all in one round trip.
+        if (operations.length === 1) {
+          const sent = together(client, () => [run(client), readPositionBy(client)] as const);
+          const [results, position] = await Promise.all(sent);
+          return { results, position };
+        }
+        return { results: await run(client), position: await readPositionBy(client) };
+      }, signal);
+    return gathered.read({ master, catalog }, operations, { signal, alone });
   };
-  const [results, position] = await attempt().catch((error: unknown) => {
+  const { results, position } = await attempt().catch((error: unknown) => {
     if (!master.catalog.noticed(error)) throw error;
     return attempt();
   });
   const version = highestVersion(results);
   return {
     region: master.name,
-    results: results satisfies readonly OperationResult[],
+    results,
     session: sessionAfter({ session, position, kind: "read", version }, positions.knowledge),
   };
 };

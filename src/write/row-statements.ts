@@ -99,6 +99,8 @@ export const insertStatements = (
 export interface InsertPlan extends Omit<Statement, "values"> {
   /** @throws Problem `value-invalid` */
   readonly values: (row: RowValues) => readonly (string | null)[];
+  /** The same of any number of rows: an array for each column. null: rows of several requests are not to go together. */
+  readonly together: string | null;
 }
 
 const maxPlans = 100;
@@ -120,8 +122,14 @@ export const insertPlan = (table: CatalogTable, row: RowValues, options: RowsOpt
   if (group === undefined || others.length > 0 || group.columns.length === 0) return null;
   const { text, reusable, shape } = insert(table, group, { returning, onConflict: "", keysMade: true });
   const { columns } = group;
+  const several = { ...group, rows: [...group.rows, ...group.rows] };
+  const together =
+    usual && table.gathersInserts
+      ? insert(table, several, { returning, onConflict: "", keysMade: true }).text
+      : null;
   const made: InsertPlan = {
     text,
+    together,
     reusable,
     shape,
     values: (values) =>

@@ -1,5 +1,4 @@
-import { createHash } from "node:crypto";
-import type { ClientBase, FieldDef } from "pg";
+import type { ClientBase } from "pg";
 import { Problem } from "../problems.ts";
 import { queryBounded } from "./bounded-query.ts";
 import { type Catalog, type CatalogTable, findTable } from "./catalog.ts";
@@ -14,15 +13,16 @@ import type {
   VersionMatch,
 } from "./operation.ts";
 import { countStatement, pageStatement } from "./select-statements.ts";
-import { preparedFields, queryPrepared } from "./prepared-query.ts";
+import { preparedName } from "./prepared-names.ts";
+import { queryPrepared } from "./prepared-query.ts";
 import { timesRestamped } from "./restamped.ts";
-import { problemOf, StaleCatalog } from "./sql-problems.ts";
-import { insertPlan, insertStatements, type RowsStatement, upsertStatements } from "./row-statements.ts";
+import { type Found, found, mustBeAsKnown, resultOf, type Texts } from "./result-rows.ts";
+import { problemOf } from "./sql-problems.ts";
+import { insertStatements, type RowsStatement, upsertStatements } from "./row-statements.ts";
 import {
   deleteStatement,
   replaceStatement,
   rowStatement,
-  type Shape,
   type Statement,
   tombstoneStatement,
   updateStatement,
@@ -75,28 +75,7 @@ const runOperation = async (session: Session, operation: Operation): Promise<Ope
   }
 };
 
-/** Result rows as PostgreSQL wrote them: no parser of the driver's rounds anything. */
-type Texts = readonly (string | null)[];
 const rawTypes = { getTypeParser: () => (text: string | Buffer) => text };
-
-const maxPrepared = 200;
-const prepared = new WeakMap<Catalog, Map<string, string>>();
-
-/** The name under which a statement stays prepared in each session; undefined: it does not, the names are used up. */
-const preparedName = (text: string, catalog: Catalog): string | undefined => {
-  let names = prepared.get(catalog);
-  if (names === undefined) {
-    names = new Map();
-    prepared.set(catalog, names);
-  }
-  let name = names.get(text);
-  if (name === undefined && names.size < maxPrepared) {
-    const digest = createHash("sha256").update(text).digest("hex").slice(0, 24);
-    name = `cg_${digest}_${catalog.generation}`;
-    names.set(text, name);
-  }
-  return name;
-};
 
 const nameOf = ({ catalog }: Session, { reusable, text }: Statement): string | undefined =>
   reusable ? preparedName(text, catalog) : undefined;
@@ -118,46 +97,9 @@ const run = async (session: Session, statement: Statement): Promise<readonly Tex
     name === undefined
       ? await session.client.query<string[]>({ ...configOf(session, statement), rowMode: "array" })
       : await queryPrepared(session.client, { name, text, values });
-  mustBeAsKnown(statement, fields);
+  mustBeAsKnown(statement.shape, fields);
   return rows;
 };
-
-const mustBeAsKnown = ({ shape }: Pick<Statement, "shape">, fields: readonly FieldDef[]): void => {
-  if (!isAsKnown(shape, fields)) throw new StaleCatalog();
-};
-
-const isAsKnown = ({ types }: Shape, fields: readonly FieldDef[]): boolean =>
-  types.every((oid, at) => fields[at]?.dataTypeID === oid);
-
-/** What one result row says. */
-interface Found {
-  readonly row: string | null;
-  readonly key: Key;
-  readonly version: RowVersion;
-  readonly created: boolean;
-  readonly stampedAnew: boolean;
-}
-
-const found = (shape: Shape, texts: Texts, restamped = false): Found => ({
-  row: shape.render?.(texts) ?? null,
-  key: shape.key.map((at) => texts[at] ?? ""),
-  version: {
-    version: BigInt(texts[shape.version] ?? 0),
-    base: shape.base < 0 ? null : BigInt(texts[shape.base] ?? 0),
-  },
-  created: texts[shape.created] === "t",
-  stampedAnew: restamped || texts[shape.stampedAnew] === "t",
-});
-
-const resultOf = (table: CatalogTable, all: readonly Found[]): OperationResult => ({
-  table: table.name,
-  rows: all.map(({ row }) => row).filter((row) => row !== null),
-  keys: all.map(({ key }) => key),
-  versions: all.map(({ version }) => version),
-  created: all.map(({ created }) => created),
-  count: null,
-  next: null,
-});
 
 const insertRows = async (
   session: Session,
@@ -167,43 +109,6 @@ const insertRows = async (
   const { rows, returning, keysMade = false } = operation;
   const statements = insertStatements(table, rows, { returning, region: session.catalog.region, keysMade });
   return resultOf(table, await runRows(session, table, statements));
-};
-
-/** One new row under a key that was made for it: no tombstone, and nothing that depends on the answer. */
-export interface SingleInsert {
-  /** In this session, and what it answers is what the catalog says. */
-  readonly isPrepared: (client: ClientBase) => boolean;
-  readonly run: (client: ClientBase) => Promise<OperationResult[]>;
-}
-
-/**
- * The operations as a single insert; null: they are more than that.
- * @throws Problem
- */
-export const singleInsert = (catalog: Catalog, operations: readonly Operation[]): SingleInsert | null => {
-  const [operation] = operations;
-  if (operations.length !== 1 || operation?.kind !== "insert" || operation.keysMade !== true) return null;
-  const { rows, returning } = operation;
-  const [row] = rows;
-  const table = findTable(catalog, operation.table);
-  if (rows.length !== 1 || row === undefined) return null;
-  const plan = insertPlan(table, row, { returning, region: catalog.region });
-  const name = plan === null ? undefined : preparedName(plan.text, catalog);
-  if (plan === null || name === undefined) return null;
-  const { text, shape } = plan;
-  const values = plan.values(row);
-  return {
-    isPrepared: (client) => {
-      const fields = preparedFields(client, { name, text });
-      return fields !== null && isAsKnown(shape, fields);
-    },
-    run: async (client) => {
-      const result = await queryPrepared(client, { name, text, values });
-      mustBeAsKnown(plan, result.fields);
-      const all = result.rows.map((texts) => found(shape, texts));
-      return [resultOf(table, all)];
-    },
-  };
 };
 
 /** Runs the statement of each group, and puts the rows back into the order of the request. */
@@ -298,7 +203,7 @@ const whyNot = async (session: Session, table: CatalogTable, change: RowChange):
   const [texts] = await run(session, statement);
   if (texts === undefined) {
     return change.ifMatch === null
-      ? notThere(table, session)
+      ? rowNotFound(table, session.catalog.region)
       : new Problem("version-mismatch", "If-Match: there is no row with this key");
   }
   const { version } = found(statement.shape, texts);
@@ -311,8 +216,8 @@ const whyNot = async (session: Session, table: CatalogTable, change: RowChange):
 export const matches = (match: VersionMatch, { version, base }: RowVersion): boolean =>
   match === "any" || match.some((other) => other.version === version && other.base === base);
 
-const notThere = (table: CatalogTable, { catalog }: Session): Problem =>
-  new Problem("row-not-found", `region ${catalog.region} has no row with this key in ${table.name}`);
+export const rowNotFound = (table: CatalogTable, region: string): Problem =>
+  new Problem("row-not-found", `region ${region} has no row with this key in ${table.name}`);
 
 const deleteRow = async (
   session: Session,
@@ -333,7 +238,7 @@ const selectRow = async (
 ): Promise<OperationResult> => {
   const statement = rowStatement(table, key, columns);
   const [texts] = await run(session, statement);
-  if (texts === undefined) throw notThere(table, session);
+  if (texts === undefined) throw rowNotFound(table, session.catalog.region);
   return resultOf(table, [found(statement.shape, texts)]);
 };
 
@@ -351,7 +256,7 @@ const selectPage = async (
     configOf(session, statement),
     maxPageCharacters,
   );
-  mustBeAsKnown(statement, fields);
+  mustBeAsKnown(statement.shape, fields);
   const page = rows.slice(0, operation.limit);
   const last = page.at(-1);
   const goesOn = (cut || rows.length > page.length) && last !== undefined;

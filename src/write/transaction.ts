@@ -22,6 +22,8 @@ export interface TransactionSettings {
   readonly stampAbove: string | null;
   /** The writes have the authority of owners that are down. */
   readonly takeover: boolean;
+  /** For a lock; undefined: as long as a statement may take. */
+  readonly lockTimeoutMs?: number;
 }
 
 export interface TransactionRequest<T> {
@@ -37,19 +39,23 @@ export interface TransactionRequest<T> {
   /** Asks for the master's position; null: the session that commits reads it, in the same round trip. */
   readonly askPosition?: (() => Promise<Position>) | null;
   readonly signal: AbortSignal;
+  /** So many are carried out by it; default one. */
+  readonly requests?: number;
 }
 
 const beginStatement = { name: "coregent begin", text: "BEGIN" };
 
-const beginText = ({ stampAbove, takeover }: TransactionSettings): string =>
+const beginText = ({ stampAbove, takeover, lockTimeoutMs }: TransactionSettings): string =>
   [
     "BEGIN",
     // Digits only: settings take no parameters, and set_config would be a round trip of its own.
     ...(stampAbove === null ? [] : [`SET LOCAL coregent.stamp_above = '${BigInt(stampAbove)}'`]),
     ...(takeover ? ["SET LOCAL coregent.takeover = 'on'"] : []),
+    ...(lockTimeoutMs === undefined ? [] : [`SET LOCAL lock_timeout = ${lockTimeoutMs}`]),
   ].join("; ");
 
-const isPlain = ({ stampAbove, takeover }: TransactionSettings): boolean => stampAbove === null && !takeover;
+const isPlain = ({ stampAbove, takeover, lockTimeoutMs }: TransactionSettings): boolean =>
+  stampAbove === null && !takeover && lockTimeoutMs === undefined;
 
 const sendBegin = (client: Client, settings: TransactionSettings): Promise<unknown> =>
   isPlain(settings) ? queryPrepared(client, beginStatement) : client.query(beginText(settings));
@@ -67,7 +73,7 @@ export const runTransaction = async <T>(
 ): Promise<{ readonly result: T; readonly position: Position | null }> => {
   const { settings, work, signal, commits = () => true, askPosition = null } = request;
   const askedMs = clock.monotonic();
-  const lease = await takeLease(master, signal);
+  const lease = await takeLease(master, request);
   // Its transaction ends with the session. From COMMIT on it is not given up: what was done must be known.
   const giveUp = (): void => lease.discard();
   signal.addEventListener("abort", giveUp, { once: true });
@@ -145,9 +151,12 @@ const withBeginAndCommit = async <T>(
   return done.value;
 };
 
-const takeLease = async (master: Master, signal: AbortSignal): Promise<Lease> => {
+const takeLease = async (
+  master: Master,
+  { signal, requests }: Pick<TransactionRequest<unknown>, "signal" | "requests">,
+): Promise<Lease> => {
   try {
-    return await master.connections.take(signal);
+    return await master.connections.take(signal, requests);
   } catch (error) {
     signal.throwIfAborted();
     const problem = problemOf(error);

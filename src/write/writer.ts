@@ -15,6 +15,8 @@ import type { Clock, RandomSource } from "../clock.ts";
 import { Problem } from "../problems.ts";
 import { Attempt, type AttemptAt, mayBeRepeated } from "./attempt.ts";
 import { type Catalog, type CatalogSource, type CatalogTable, findTable } from "./catalog.ts";
+import { GatheredInserts } from "./gathered-inserts.ts";
+import { GatheredReads } from "./gathered-reads.ts";
 import type { Master } from "./master.ts";
 import type { Masters } from "./masters.ts";
 import { type Key, type Operation, type OperationResult, type SelectOperation } from "./operation.ts";
@@ -118,9 +120,13 @@ export class RegionalWriter implements Writer {
     refreshed: () => this.#somewhere((master) => master.catalog.refreshed()),
   };
   readonly #options: WriterOptions;
+  readonly #inserts: GatheredInserts;
+  readonly #reads: GatheredReads;
 
   constructor(options: WriterOptions) {
     this.#options = options;
+    this.#inserts = new GatheredInserts(options.clock);
+    this.#reads = new GatheredReads(options.clock);
   }
 
   /** @throws Problem, or the signal's reason */
@@ -168,7 +174,10 @@ export class RegionalWriter implements Writer {
     const startedMs = this.#options.clock.monotonic();
     const route = { ...this.#routeOf(unowned), route: "nearest" } as const;
     const readable = this.#inOrder(route, { as: forReads, wanted: ({ candidate }) => candidate });
-    const outcome = await readWithSession(readable, request, this.#options.masters);
+    const outcome = await readWithSession(readable, request, {
+      masters: this.#options.masters,
+      gathered: this.#reads,
+    });
     this.#options.events?.read(outcome.region, this.#options.clock.monotonic() - startedMs);
     return outcome;
   }
@@ -309,7 +318,9 @@ export class RegionalWriter implements Writer {
     const { masters, clock, random, topology } = this.#options;
     const { cluster } = topology();
     const askMs = Math.max(...masters.all.map(({ answersWithinMs }) => answersWithinMs));
-    return new Attempt({ masters, clock, random, cluster, askMs, settleMs: at.master.decisionMs }, at).run();
+    const settleMs = at.master.decisionMs;
+    const inserts = this.#inserts;
+    return new Attempt({ masters, inserts, clock, random, cluster, askMs, settleMs }, at).run();
   }
 
   /** Returns if another attempt makes sense, at the same master or elsewhere. */

@@ -43,6 +43,7 @@ const notes: CatalogTable = {
   failover: "takeover",
   columns: new Map(columns.map((one) => [one.name, one])),
   key: [id],
+  gathersInserts: true,
 };
 const returned = `t."id", t."bo dy", t."home", t."sum", t.cg_version, t.cg_base`;
 const inserted = `${returned}, t.cg_prev = 0, EXISTS (SELECT FROM "coregent"."tombstone_notes" d WHERE d."id" = t."id")`;
