@@ -132,7 +132,8 @@ export class Connections {
   async #wait(signal: AbortSignal, requests: number): Promise<void> {
     const { clock, bounds, region } = this.#options;
     const { maxQueue, maxWaitMs } = bounds();
-    if (this.#queued + requests > maxQueue) {
+    // What goes together is not torn apart: the last to be let in may bring more than there is room for.
+    if (this.#queued >= maxQueue) {
       throw busy(region, `${maxQueue} requests wait for it already`);
     }
     const called = new AbortController();

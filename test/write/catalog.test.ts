@@ -30,6 +30,31 @@ test("columns as the API needs them: domains by what they stand on, generated on
   expect(columns.get("j")).toMatchObject({ shape: "json" });
 });
 
+test("new rows of several requests are one statement only where nothing of the application's would see it", async () => {
+  await using master = await createMaster(`
+    CREATE FUNCTION pure(text) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
+    CREATE FUNCTION looks(text) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT true';
+    CREATE FUNCTION next() RETURNS int LANGUAGE sql AS 'SELECT 1';
+    CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE DOMAIN looked AS text CHECK (looks(value));
+    CREATE TABLE plain (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n serial, at timestamptz DEFAULT now(), t text CHECK (pure(t)));
+    CREATE TABLE child (id text PRIMARY KEY DEFAULT 'x', p uuid REFERENCES plain);
+    CREATE TABLE checked (id text PRIMARY KEY CHECK (looks(id)));
+    CREATE TABLE of_domain (id text PRIMARY KEY, l looked);
+    CREATE TABLE defaulted (id text PRIMARY KEY, n int DEFAULT next());
+    CREATE TABLE with_policy (id text PRIMARY KEY); ALTER TABLE with_policy ENABLE ROW LEVEL SECURITY;
+    CREATE TABLE ruled (id text PRIMARY KEY); CREATE RULE also AS ON INSERT TO ruled DO ALSO NOTHING;
+    CREATE TABLE fired (id text PRIMARY KEY);
+    CREATE TRIGGER fire BEFORE INSERT ON fired FOR EACH ROW EXECUTE FUNCTION fire();
+    CREATE TABLE parted (id text PRIMARY KEY) PARTITION BY HASH (id);
+    CREATE TABLE part PARTITION OF parted FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+    CREATE TABLE parts_fired (id text PRIMARY KEY) PARTITION BY HASH (id);
+    CREATE TABLE part_fired PARTITION OF parts_fired FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+    CREATE TRIGGER fire BEFORE INSERT ON part_fired FOR EACH ROW EXECUTE FUNCTION fire()`);
+  const gathered = [...master.catalog.tables.values()].filter(({ gathersInserts }) => gathersInserts);
+  expect(gathered.map(({ table }) => table)).toEqual(["child", "parted", "plain"]);
+});
+
 test("a name that two schemas have is asked for with its schema", async () => {
   await using master = await createMaster("CREATE TABLE t (id int PRIMARY KEY)");
   const { rows } = await master.client.query<{ path: string }>("SHOW search_path");

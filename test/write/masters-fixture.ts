@@ -34,9 +34,10 @@ export class WritingRegions implements AsyncDisposable {
     this.regions = regions;
   }
 
-  static async create(): Promise<WritingRegions> {
+  /** @param more further tables */
+  static async create(more = ""): Promise<WritingRegions> {
     const regions = await Regions.create({
-      schema,
+      schema: schema + more,
       regions: { a: 18, b: 17, c: 16 },
       tables: [
         { name: "public.note", owner: "home_region" },
