@@ -2,6 +2,8 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
+    // A log is read for what failed.
+    reporters: process.env["CI"] === "true" ? ["minimal"] : ["default"],
     projects: [
       {
         test: {

@@ -1,4 +1,4 @@
-/** Called at the end of each message. `body`: of the types that are kept, unless it is too long to be. */
+/** Called at the end of each message. `body`: of the types that are kept, unless it is too long to be; only for the call. */
 export type OnMessage = (type: number, body: Buffer | null) => void;
 
 const headerBytes = 5;
@@ -10,7 +10,7 @@ const maxKeptBytes = 8_192;
  */
 export class Framer {
   readonly #onMessage: OnMessage;
-  readonly #kept: ReadonlySet<number>;
+  readonly #kept: readonly number[];
   readonly #header = Buffer.alloc(headerBytes);
   #headerFilled = 0;
   #type = 0;
@@ -21,7 +21,7 @@ export class Framer {
   #broken = false;
 
   constructor(kept: readonly number[], onMessage: OnMessage) {
-    this.#kept = new Set(kept);
+    this.#kept = kept;
     this.#onMessage = onMessage;
   }
 
@@ -31,10 +31,25 @@ export class Framer {
   }
 
   push(chunk: Buffer): void {
-    let at = 0;
+    let at = this.atBoundary ? this.#passWhole(chunk) : 0;
     while (at < chunk.length && !this.#broken) {
       at += this.#left > 0 ? this.#skip(chunk, at) : this.#readHeader(chunk, at);
     }
+  }
+
+  /** The whole messages that it begins with, which are all of it nearly always. @returns where they end */
+  #passWhole(chunk: Buffer): number {
+    let at = 0;
+    while (chunk.length - at >= headerBytes) {
+      const type = chunk[at] ?? 0;
+      const body = at + headerBytes;
+      const end = at + 1 + chunk.readInt32BE(at + 1);
+      if (end < body || end > chunk.length) break;
+      const kept = this.#kept.includes(type) && end - body <= maxKeptBytes;
+      this.#onMessage(type, kept ? chunk.subarray(body, end) : null);
+      at = end;
+    }
+    return at;
   }
 
   #skip(chunk: Buffer, at: number): number {
@@ -70,7 +85,7 @@ export class Framer {
     }
     this.#type = type;
     this.#left = length - 4;
-    if (this.#kept.has(type) && this.#left <= maxKeptBytes) {
+    if (this.#kept.includes(type) && this.#left <= maxKeptBytes) {
       this.#body = Buffer.alloc(this.#left);
       this.#bodyFilled = 0;
     }

@@ -104,7 +104,8 @@ export class MergeSession implements AsyncDisposable {
       );
       const [server] = rows;
       if (server === undefined) throw new Error("the server did not tell its version");
-      await client.query("SELECT length(repeat('x', $1))", [keptBlockBytes]);
+      // In two steps, and counted as bytes: made letter by letter it takes 80 ms.
+      await client.query("SELECT octet_length(repeat(repeat('x', 4096), $1))", [keptBlockBytes / 4096]);
       const session = new MergeSession(client, server, options.origin);
       await session.#setUpOrigin();
       return session;

@@ -238,14 +238,19 @@ export class ReplicationStream implements AsyncDisposable {
 
   /**
    * The source sends every message by itself, and whoever reads at once wakes up for each. Not reading for a moment
-   * makes it cheaper on both sides: the messages wait in the sockets and are read together.
+   * makes it cheaper on both sides: the messages wait in the sockets and are read together. After a full read, just as long
+   * as others need to be heard: Node reads a socket that is never empty 32 times in a row, and the target's answers wait.
    */
   #rest(bytes: number): void {
-    if (this.#resting || bytes >= fullReadBytes || !this.#options.unhurried()) {
+    if (this.#resting || !this.#options.unhurried()) {
       return;
     }
     this.#resting = true;
     this.#transport?.pause();
+    if (bytes >= fullReadBytes) {
+      setImmediate(() => this.hurry());
+      return;
+    }
     const { clock } = this.#options;
     clock.sleep(restMs, this.#end.signal).then(
       () => this.hurry(),

@@ -49,7 +49,7 @@ export interface AgentLimits {
 export const defaultLimits: AgentLimits = {
   maxBatchRows: 5_000,
   maxBatchBytes: 4 * 1024 * 1024,
-  backlogBytes: 16 * 1024 * 1024,
+  backlogBytes: 64 * 1024 * 1024,
   backlogPieceChanges: 100_000,
   backlogTransactionBytes: 1024 * 1024,
   copyPieceRows: 5_000,

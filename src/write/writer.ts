@@ -271,17 +271,23 @@ export class RegionalWriter implements Writer {
     throw this.#nobody(route, failure);
   }
 
-  /** The masters that are wanted, best first; the others are ranked when the first has failed. */
+  /** The masters that are wanted, best first. Each time it is looked anew which is the next: the last one may have taken long. */
   *#inOrder(
     route: RouteRequest,
     { as, wanted }: { readonly as: typeof asItIs; readonly wanted: (verdict: RegionVerdict) => boolean },
   ): Generator<Master, void> {
     const { masters } = this.#options;
-    const [first] = this.#atHome(route, as) ?? [];
-    if (first !== undefined) yield first;
-    for (const verdict of chooseMaster(route, masters.views().map(as))) {
-      const master = masters.find(verdict.region);
-      if (master !== undefined && master !== first && wanted(verdict)) yield master;
+    const tried = new Set<string>();
+    let [next] = this.#atHome(route, as) ?? [];
+    for (;;) {
+      next ??= chooseMaster(route, masters.views().map(as))
+        .filter((verdict) => wanted(verdict) && !tried.has(verdict.region))
+        .map(({ region }) => masters.find(region))
+        .find((master) => master !== undefined);
+      if (next === undefined) return;
+      tried.add(next.name);
+      yield next;
+      next = undefined;
     }
   }
 
