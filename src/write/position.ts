@@ -30,14 +30,15 @@ export interface Position {
 
 /**
  * Scalar SQL: the position as JSON, of the statement's snapshot: progress is written by the transactions that merge.
- * The WAL's positions are read later than the snapshot is taken, so they lie behind all that it shows.
+ * The WAL's positions are read later than the snapshot is taken, so they lie behind all that it shows; what is flushed
+ * before what is written, so that it is never more.
  * A region is left out while a copy is due: its progress was set to where the stream will begin.
  */
 export const positionExpression = `(SELECT json_build_object(
     'region', l.region_id, 'incarnation', l.incarnation,
-    'written', (pg_current_wal_insert_lsn() - '0/0')::text,
     'committed', ((CASE WHEN current_setting('synchronous_commit') = 'off' THEN pg_current_wal_insert_lsn()
                         ELSE pg_current_wal_flush_lsn() END) - '0/0')::text,
+    'written', (pg_current_wal_insert_lsn() - '0/0')::text,
     'merged', (SELECT coalesce(json_agg(json_build_array(p.origin, p.incarnation, (p.lsn - '0/0')::text)), '[]')
                  FROM coregent.progress p
                 WHERE NOT EXISTS (SELECT FROM coregent.table_sync s WHERE s.origin = p.origin AND s.misfit IS NULL)),
