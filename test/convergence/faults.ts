@@ -112,8 +112,10 @@ export class Faults {
     const deadline = performance.now() + slotWithinMs;
     for (;;) {
       try {
+        // Not who is still making it: again and again, it would never be made.
         await source.sql(
-          `SELECT pg_terminate_backend(active_pid, 1000) FROM pg_replication_slots WHERE slot_name = '${slot}' AND active`,
+          `SELECT pg_terminate_backend(active_pid, 1000) FROM pg_replication_slots
+            WHERE slot_name = '${slot}' AND active AND confirmed_flush_lsn IS NOT NULL`,
         );
         await source.sql(`SELECT pg_drop_replication_slot('${slot}')`);
         break;
