@@ -14,10 +14,11 @@ import { registerMetrics } from "../http/metrics.ts";
 import { registerOutages } from "../http/outage-routes.ts";
 import { registerPatroni } from "../http/patroni.ts";
 import { registerRouting } from "../http/route-routes.ts";
-import { authorize } from "../http/security.ts";
+import { type AdminAction, authorize } from "../http/security.ts";
 import { createAgentServer } from "../http/server.ts";
 import { registerWriterMetrics } from "../http/writer-metrics.ts";
 import type { OutageRegistry } from "../outages/registry.ts";
+import { AuditTrail } from "../postgres/audit-trail.ts";
 import { connectPool } from "../postgres/client.ts";
 import { readServerFacts } from "../postgres/server-facts.ts";
 import type { AgentContext } from "../replication/wiring.ts";
@@ -64,7 +65,15 @@ export const serveEndpoints = async (
   const writer = new RegionalWriter({ masters, topology, clock, random, events });
   const members = (): ReadonlySet<number> => new Set(topology().regions.map(({ id }) => id));
   const ending = new AbortController();
-  const server = serverOf(options, { writer, masters, registry, tls });
+  const audit = new AuditTrail({
+    url: agent.region.url,
+    line: agent.region.line,
+    region: region.name,
+    clock,
+    random,
+    logger,
+  });
+  const server = serverOf(options, { writer, masters, registry, tls, audit });
   const watched = new WatchedMasters({ masters, clock, random, lineTo });
   const entrance =
     region.entrance === null
@@ -80,6 +89,7 @@ export const serveEndpoints = async (
   const running = [
     masters.run(ending.signal),
     watched.run(ending.signal),
+    audit.run(ending.signal),
     runExpiry({ database: () => masters.find(region.name), members, clock }, ending.signal),
   ];
   const close = async (): Promise<void> => {
@@ -114,11 +124,12 @@ interface ServerParts {
   readonly masters: Masters;
   readonly registry: Registry;
   readonly tls: { readonly cert: Buffer; readonly key: Buffer } | null;
+  readonly audit: AuditTrail;
 }
 
 const serverOf = (
   { agent, region, topology, outages }: EndpointOptions,
-  { writer, masters, registry, tls }: ServerParts,
+  { writer, masters, registry, tls, audit }: ServerParts,
 ): ReturnType<typeof createAgentServer> => {
   const { status, clock, logger } = agent;
   registerMetrics({ registry, status, now: clock.now });
@@ -165,12 +176,29 @@ const serverOf = (
     security: () => topology().endpoint,
     hosts: () => topology().regions.flatMap((each) => (each.name === region.name ? [apiHost(each)] : [])),
     tls,
-    onAdminAction: (action) => logger.warn({ audit: action }, "an administrator's request"),
+    onAdminAction: (action) => {
+      logger.warn({ audit: action }, "an administrator's request");
+      record(audit, action, clock.now());
+    },
     onInternal: (problem, requestId) =>
       logger.error({ err: problem.facts.cause ?? problem, requestId }, "a request failed"),
   });
   server.addHook("onClose", () => ready.end());
   return server;
+};
+
+/** What administrators ask for. Others are refused, and could fill the table by being refused again and again. */
+const record = (trail: AuditTrail, action: AdminAction, nowMs: number): void => {
+  const { by, isAdmin, method, path, outcome, status, from, requestId } = action;
+  if (by === null || !isAdmin) return;
+  trail.add({
+    at: new Date(nowMs),
+    action: `${method} ${path}`,
+    detail: outcome ?? `refused with ${status}`,
+    by,
+    from,
+    requestId,
+  });
 };
 
 const apiHost = ({ api }: Region): string => new URL(api).hostname;

@@ -2,10 +2,11 @@
 import "@fastify/swagger";
 import type { FastifyInstance } from "fastify";
 import { type Static, Type } from "typebox";
-import { maxLatencyMs, type Outage, type OutageSpec } from "../../regions/outages.ts";
+import { describeOutage, maxLatencyMs, type Outage, type OutageSpec } from "../../regions/outages.ts";
 import { maxOutageMs, type OutageRegistry, TooManyOutages } from "../outages/registry.ts";
 import { Problem } from "../problems.ts";
 import { problems } from "./row-route-schemas.ts";
+import { tellOutcome } from "./security.ts";
 
 export interface OutageRoutesOptions {
   readonly registry: OutageRegistry;
@@ -135,7 +136,10 @@ export const registerOutages = (app: FastifyInstance, options: OutageRoutesOptio
       const spec = specOf(body);
       mustBeRegions(spec, options.regions());
       try {
-        const outage = registry.start({ id: body.id, spec, forMs: body.forMs ?? null });
+        const forMs = body.forMs ?? null;
+        const outage = registry.start({ id: body.id, spec, forMs });
+        const until = forMs === null ? "until it is healed" : `for ${forMs} ms`;
+        tellOutcome(request, `outage ${body.id} begun: ${describeOutage(spec)}, ${until}`);
         return reply.code(201).send(outageView(outage));
       } catch (error) {
         throw error instanceof TooManyOutages ? new Problem("too-large", error.message) : error;
@@ -153,7 +157,9 @@ export const registerOutages = (app: FastifyInstance, options: OutageRoutesOptio
       },
     },
     (request, reply) => {
-      const healed = registry.heal(request.params.id);
+      const { id } = request.params;
+      const healed = registry.heal(id);
+      tellOutcome(request, healed ? `outage ${id} healed` : `there is no outage ${id}`);
       return reply.code(healed ? 200 : 404).send({ healed: healed ? 1 : 0 });
     },
   );
@@ -161,7 +167,11 @@ export const registerOutages = (app: FastifyInstance, options: OutageRoutesOptio
   app.delete(
     path,
     { schema: { tags, summary: "Heal all outages", response: { 200: Healed, ...problems } } },
-    () => ({ healed: registry.healAll() }),
+    (request) => {
+      const healed = registry.healAll();
+      tellOutcome(request, `all outages healed: ${healed}`);
+      return { healed };
+    },
   );
 };
 

@@ -8,7 +8,9 @@ import { clientOf, Rates } from "./rates.ts";
 
 /** Whom a request is from, once it is known. */
 const identityKey = Symbol("identity");
-type Identified = FastifyRequest & { [identityKey]?: Identity };
+/** What an administrator's request came to, in a few words. */
+const outcomeKey = Symbol("outcome");
+type Identified = FastifyRequest & { [identityKey]?: Identity; [outcomeKey]?: string };
 
 /** What load balancers ask without a token, as often as they like: whether the region is well. */
 const health = /^\/(?:livez|readyz|health|primary|read-write|read-only|replica)$/;
@@ -23,14 +25,21 @@ const pathOf = ({ routeOptions }: FastifyRequest): string => routeOptions.url ??
 
 const isAdmins = (path: string): boolean => path.startsWith("/v1/admin/");
 
+const maxPathCharacters = 200;
+
 /** For the audit log: what was asked for at an administrator's address, also where it was refused. */
 export interface AdminAction {
   /** The token's name; null: not known. */
   readonly by: string | null;
   readonly from: string;
+  /** Whether he is an administrator: else it was refused. */
+  readonly isAdmin: boolean;
   readonly method: string;
-  readonly url: string;
+  /** Without what was behind a question mark. */
+  readonly path: string;
   readonly status: number;
+  /** In a few words; null: nothing was done. */
+  readonly outcome: string | null;
   readonly requestId: string;
 }
 
@@ -74,8 +83,17 @@ export const registerSecurity = (
   app.addHook("onResponse", (request: Identified, reply, done) => {
     const { method, url, ip, id } = request;
     if (isAdmins(pathOf(request)) && method !== "GET" && method !== "HEAD") {
-      const by = request[identityKey]?.name ?? null;
-      onAdminAction?.({ by, from: ip, method, url, status: reply.statusCode, requestId: id });
+      const { name, role } = request[identityKey] ?? { name: null, role: null };
+      onAdminAction?.({
+        by: name,
+        from: ip,
+        isAdmin: role === "admin",
+        method,
+        path: (url.split("?", 1)[0] ?? "").slice(0, maxPathCharacters),
+        status: reply.statusCode,
+        outcome: request[outcomeKey] ?? null,
+        requestId: id,
+      });
     }
     done();
   });
@@ -99,6 +117,11 @@ const identifier = (settings: () => EndpointSettings): ((request: FastifyRequest
       throw tooOften(`this address was refused ${most} times in this second`);
     }
   };
+};
+
+/** Says what an administrator's request came to, for the audit log. */
+export const tellOutcome = (request: FastifyRequest, outcome: string): void => {
+  (request as Identified)[outcomeKey] = outcome;
 };
 
 /** The rights of a request to a table, by what `registerSecurity` found out. */

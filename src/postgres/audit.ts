@@ -1,10 +1,11 @@
+import { isIP } from "node:net";
 import { hostname, userInfo } from "node:os";
 import type { ClientBase } from "pg";
 import { sqlStateOf } from "./sqlstate.ts";
 
-/** What an administrator did in a region by a command, as coregent.audit keeps it. */
+/** What an administrator did in a region, as coregent.audit keeps it. */
 export interface AuditEntry {
-  /** The command: `drain`, `init` and so on. */
+  /** The command: `drain`, `init` and so on; of a request its method and path. */
   readonly action: string;
   /** What it did, in a few words. */
   readonly detail: string;
@@ -31,6 +32,47 @@ export const recordAudit = async (client: ClientBase, { action, detail }: AuditE
     detail,
     operator(),
   ]);
+};
+
+/** What an administrator asked for at an agent's HTTP endpoint, as that agent knows it. */
+export interface AdminRequest extends AuditEntry {
+  readonly at: Date;
+  /** The token's name. */
+  readonly by: string;
+  /** The client's address; null: not known. */
+  readonly from: string | null;
+  /** Tells requests of one millisecond apart. */
+  readonly requestId: string;
+}
+
+/**
+ * Those that are in the table already, since an answer was lost, are not written again. They are in the agent's log.
+ */
+export const recordRequests = async (
+  client: ClientBase,
+  requests: readonly AdminRequest[],
+): Promise<void> => {
+  await client.query(
+    `INSERT INTO coregent.audit (at, action, detail, by, address, logged_at)
+     SELECT n.at, n.action, n.detail, n.by, n.address, now()
+     FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::inet[])
+       WITH ORDINALITY AS n(at, action, detail, by, address, place)
+     WHERE NOT EXISTS (SELECT FROM coregent.audit o WHERE (o.at, o.detail, o.by) = (n.at, n.detail, n.by))
+     ORDER BY n.place`,
+    [
+      requests.map(({ at }) => at.toISOString()),
+      requests.map(({ action }) => action),
+      requests.map(({ detail, requestId }) => `${detail}; request ${requestId}`),
+      requests.map(({ by }) => by.replaceAll("\0", "\uFFFD")),
+      requests.map(({ from }) => inetOf(from)),
+    ],
+  );
+};
+
+/** The type `inet` knows no zones. */
+const inetOf = (address: string | null): string | null => {
+  const plain = address?.split("%", 1)[0] ?? "";
+  return isIP(plain) === 0 ? null : plain;
 };
 
 /** Those that no agent has put into its log yet; from now on they are. */

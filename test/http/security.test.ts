@@ -150,14 +150,29 @@ test("what is asked for at an administrator's address is told: by whom, and what
   await using api = await secured(closed, outages, actions);
   const path = "/v1/admin/outages";
   await api.ask("GET", path, undefined, as("ops"));
-  await api.ask("POST", path, { id: "o1", kind: "region", region: "argentina" }, as("ops"));
+  const begun = { id: "o1", kind: "region", region: "argentina" };
+  await api.ask("POST", path, begun, as("ops"));
+  await api.ask("POST", path, { ...begun, kind: "flood" }, as("ops"));
   await api.ask("DELETE", `${path}/o1`, undefined, as("backend"));
-  await api.ask("DELETE", path);
-  await expect.poll(() => actions.length).toBe(3);
-  expect(actions.map(({ by, method, url, status }) => [by, method, url, status])).toEqual([
-    ["ops", "POST", path, 201],
-    ["backend", "DELETE", `${path}/o1`, 403],
-    [null, "DELETE", path, 401],
+  await api.ask("DELETE", `${path}?secret=token-of-ops`);
+  await api.ask("DELETE", `${path}/o1`, undefined, as("ops"));
+  await api.ask("DELETE", path, undefined, as("ops"));
+  await expect.poll(() => actions.length).toBe(6);
+  expect(
+    actions.map(({ by, isAdmin, method, path: asked, status, outcome }) => [
+      by,
+      isAdmin,
+      `${method} ${asked}`,
+      status,
+      outcome,
+    ]),
+  ).toEqual([
+    ["ops", true, `POST ${path}`, 201, "outage o1 begun: region argentina, until it is healed"],
+    ["ops", true, `POST ${path}`, 400, null],
+    ["backend", false, `DELETE ${path}/o1`, 403, null],
+    [null, false, `DELETE ${path}`, 401, null],
+    ["ops", true, `DELETE ${path}/o1`, 200, "outage o1 healed"],
+    ["ops", true, `DELETE ${path}`, 200, "all outages healed: 0"],
   ]);
   expect(JSON.stringify(actions)).not.toContain("token-of");
 });

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { registerOutage } from "../../src/cli/outage.ts";
 import { registerVerify } from "../../src/cli/verify.ts";
@@ -111,6 +112,39 @@ test("a region that is out: writes go on elsewhere, its rows are taken over, and
     { timeoutMs: 20_000 },
   );
   await equal();
+});
+
+test("what was begun is on record in every region, also in the one that was cut off from its database", async () => {
+  const { stdout } = await outage("start", "region", "c");
+  const id = stdout.slice(0, stdout.indexOf(":"));
+  await outage("heal", id);
+  for (const region of cluster.regions) {
+    await eventually(async () =>
+      expect(
+        await region.sql(
+          `SELECT action, by, split_part(detail, ';', 1) AS detail, host(address) AS address
+             FROM coregent.audit WHERE detail LIKE $1 ORDER BY id`,
+          [`outage ${id} %`],
+        ),
+      ).toEqual([
+        {
+          action: "POST /v1/admin/outages",
+          by: "ops",
+          detail: `outage ${id} begun: region c, until it is healed`,
+          address: "127.0.0.1",
+        },
+        {
+          action: `DELETE /v1/admin/outages/${id}`,
+          by: "ops",
+          detail: `outage ${id} healed`,
+          address: "127.0.0.1",
+        },
+      ]),
+    );
+    const log = await readFile(region.agent.logFile, "utf8");
+    expect(log).not.toContain(token);
+    expect(log.match(new RegExp(`outage ${id} healed`, "g"))).toHaveLength(1);
+  }
 });
 
 test("a link that is cut, and one that is cut one way only", async () => {
