@@ -8,7 +8,7 @@ export interface Endpoint {
   readonly api: string;
 }
 
-interface Answer {
+export interface Answer {
   readonly status: number;
   readonly headers: Headers;
   readonly json: Readonly<Record<string, unknown>>;
@@ -70,8 +70,8 @@ export const rowsPath = (table: string): string => `/v1/tables/${table}/rows`;
 export const rowPath = (table: string, id: string): string => `${rowsPath(table)}/${encodeURIComponent(id)}`;
 
 /** An ETag's parts; of a table that nobody owns the base is 0. */
-export const versionOf = (headers: Headers): { readonly base: bigint; readonly version: bigint } => {
-  const [, base = "0", version = "0"] = /^"(?:(\d+)\.)?(\d+)"$/.exec(headers.get("etag") ?? "") ?? [];
+export const versionOf = (etag: string | null): { readonly base: bigint; readonly version: bigint } => {
+  const [, base = "0", version = "0"] = /^"(?:(\d+)\.)?(\d+)"$/.exec(etag ?? "") ?? [];
   return { base: BigInt(base), version: BigInt(version) };
 };
 
@@ -82,17 +82,25 @@ const callOf = (request: Request, body: unknown, headers: Readonly<Record<string
   return { method: methods[kind], path, headers, ...(kind === "delete" ? {} : { body }) };
 };
 
-const acceptedFrom = (request: Request, { headers, json }: Answer): Accepted => {
+/** What an answer says of all that the request wrote. */
+export const saidOf = (headers: Headers): Omit<Accepted, "base" | "version" | "key"> => {
   const onceOnly = headers.get("coregent-once-only");
-  const id = request.id ?? (typeof json["id"] === "string" ? json["id"] : "");
+  const durable = /\bdurable=(\d+)/.exec(headers.get("preference-applied") ?? "")?.[1];
   return {
     region: headers.get("coregent-region") ?? "",
     takeover: headers.get("coregent-takeover") === "true",
-    ...versionOf(headers),
-    key: keyText(id),
     replayed: headers.get("idempotency-replayed") === "true",
     onceOnly: onceOnly === null ? null : onceOnly === "true",
+    durable: durable === undefined ? null : Number(durable),
   };
+};
+
+const acceptedFrom = (request: Request, { headers, json }: Answer): Accepted => {
+  const id = request.id ?? (typeof json["id"] === "string" ? json["id"] : "");
+  const { base, version } = headers.has("etag")
+    ? versionOf(headers.get("etag"))
+    : { base: 0n, version: BigInt(headers.get("coregent-version") ?? 0) };
+  return { ...saidOf(headers), base, version, key: keyText(id) };
 };
 
 export interface Patience {
@@ -104,38 +112,47 @@ export interface Patience {
   readonly over: AbortSignal;
 }
 
-export interface Exchanged {
-  readonly done: Done;
+export interface Decided {
+  readonly attempts: readonly Attempt[];
+  readonly ending: Ending;
   readonly answer: Answer | null;
 }
 
 /**
- * Sends a request until it is decided, as docs/errors.md has it: again what is marked retryable; what broke only with its
+ * Sends until it is decided, as docs/errors.md has it: again what is marked retryable; what broke only with its
  * idempotency key, or where no connection was made.
  */
-export const request = async (
-  wanted: Request,
-  { body, headers }: { readonly body: unknown; readonly headers: Readonly<Record<string, string>> },
+export const untilDecided = async (
+  { headers, ...call }: Call,
+  idempotencyKey: string | null,
   { endpoints, pause, over }: Patience,
-): Promise<Exchanged> => {
+): Promise<Decided> => {
   const attempts: Attempt[] = [];
-  const { idempotencyKey } = wanted;
-  const call = callOf(wanted, body, {
-    ...headers,
-    ...(idempotencyKey === null ? {} : { "idempotency-key": idempotencyKey }),
-  });
+  const key = idempotencyKey === null ? {} : { "idempotency-key": idempotencyKey };
   for (;;) {
-    const { attempt, answer } = await send(endpoints.current(), call);
+    const { attempt, answer } = await send(endpoints.current(), { ...call, headers: { ...headers, ...key } });
     attempts.push(attempt);
     const decided = endingOf(attempt, idempotencyKey !== null);
     const ending = decided ?? (over.aborted ? "given up" : null);
-    if (ending !== null) {
-      const accepted = ending === "acknowledged" && answer !== null ? acceptedFrom(wanted, answer) : null;
-      return { done: { ...wanted, attempts, ending, accepted }, answer };
-    }
+    if (ending !== null) return { attempts, ending, answer };
     if (attempt.status === null || attempts.length % 3 === 0) endpoints.next();
     await pause();
   }
+};
+
+/** Whether it was done, and the answer says so. */
+export const isDone = (ending: Ending): boolean => ending === "acknowledged" || ending === "committed";
+
+/** One write of one row. */
+export const request = async (
+  wanted: Request,
+  { body, headers }: { readonly body: unknown; readonly headers: Readonly<Record<string, string>> },
+  patience: Patience,
+): Promise<{ readonly done: Done; readonly answer: Answer | null }> => {
+  const call = callOf(wanted, body, headers);
+  const { attempts, ending, answer } = await untilDecided(call, wanted.idempotencyKey, patience);
+  const accepted = isDone(ending) && answer !== null ? acceptedFrom(wanted, answer) : null;
+  return { done: { ...wanted, attempts, ending, accepted }, answer };
 };
 
 /** null: it is to be sent again. */
@@ -145,6 +162,8 @@ const endingOf = ({ code, retryable }: Attempt, hasKey: boolean): Ending | null 
       return "acknowledged";
     case "refused":
       return null;
+    case "not-durable-yet":
+      return "committed";
     case "broke":
     case "silent":
       return hasKey ? null : "unknown";

@@ -83,15 +83,14 @@ const judgeStates = async (
   if (first === undefined) return { problems: [], log: [] };
   const history = new History();
   const twins = lowerTwins(effects);
-  for (const transaction of Map.groupBy(effects, ({ region, xid }) => `${region} ${xid}`).values())
-    history.record(
-      transaction.map((effect) => ({
-        ...effect,
-        kind: effect.content === null ? "tombstone" : "row",
-        seen: [],
-      })),
-      transaction.some((effect) => twins.has(effect)) ? "unknown" : "acknowledged",
-    );
+  for (const transaction of Map.groupBy(effects, ({ region, xid }) => `${region} ${xid}`).values()) {
+    const of = Map.groupBy(transaction, (effect) => (twins.has(effect) ? "unknown" : "acknowledged"));
+    for (const [outcome, some] of of)
+      history.record(
+        some.map((effect) => ({ ...effect, kind: effect.content === null ? "tombstone" : "row", seen: [] })),
+        outcome,
+      );
+  }
   const states = allStatesSql(await tombstonesOf(first), "", tables);
   const held = highest(await first.sql<StateRow & Record<string, unknown>>(states));
   const log = await readLog(first, { tables, prefix: "" });
@@ -135,11 +134,18 @@ const summaryOf = (
   const errors = (attempts: readonly Attempt[]): string =>
     counted(attempts.flatMap(({ code }) => code ?? []));
   const attempts = requests.flatMap((request) => request.attempts);
+  const transactions = new Set(requests.flatMap(({ transaction }) => transaction ?? []));
+  const committed = requests.filter(
+    ({ transaction, ending }) => transaction !== null && ending === "acknowledged",
+  );
+  const durable = requests.filter((request) => request.durable !== null);
   const slowest = Math.max(0, ...attempts.map(({ startMs, endMs }) => endMs - startMs));
   return [
     `${requests.length} requests, sent ${attempts.length} times (${requests.filter(({ idempotencyKey }) => idempotencyKey !== null).length} with an idempotency key): ` +
       `${accepted.length} accepted (${accepted.filter(({ takeover }) => takeover).length} as takeovers, ${accepted.filter(({ replayed }) => replayed).length} replayed), ` +
       `${counted(requests.map(({ ending }: Done) => ending).filter((ending) => ending !== "acknowledged"))}; longest answer ${seconds(slowest)}`,
+    `${transactions.size} of them transactions, ${new Set(committed.map(({ transaction }) => transaction)).size} accepted; ` +
+      `${durable.length} to be in further regions: ${counted(durable.map(({ ending }) => ending))}`,
     `errors of writes: ${errors(attempts)}`,
     `${reads.length} reads with sessions, errors: ${errors(reads)}`,
     `${effects.length} effects, ${log.length} conflicts, ${outranked(requests, log)} accepted writes outranked unseen`,

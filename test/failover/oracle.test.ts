@@ -1,7 +1,9 @@
 import { describe, expect, test } from "vitest";
+import { problemsOfDurable } from "./durable.ts";
 import { outranked, problemsOf } from "./oracle.ts";
 import { keyText, type Accepted, type Attempt, type Done, type Effect } from "./record.ts";
 import { episodesOf } from "./schedule.ts";
+import { problemsOfPair } from "./transactions.ts";
 import { tooLong, waitsOf, type Death, type WaitFacts } from "./waits.ts";
 
 /** That the judge of the failover schedule sees each kind of fault: without this, its silence would say nothing. */
@@ -30,6 +32,7 @@ const accepted = (change: Partial<Accepted> = {}): Accepted => ({
   key: keyText("k"),
   replayed: false,
   onceOnly: null,
+  durable: null,
   ...change,
 });
 
@@ -41,6 +44,8 @@ const done = (change: Partial<Done> = {}): Done => ({
   id: "k",
   idempotencyKey: null,
   ifMatch: null,
+  durable: null,
+  transaction: null,
   attempts: [attempt()],
   ending: "acknowledged",
   accepted: change.ending === undefined || change.ending === "acknowledged" ? accepted() : null,
@@ -172,6 +177,106 @@ describe("what was answered is what was done", () => {
     };
     expect(outranked([done(), done({ ending: "unknown" })], [entry])).toBe(1);
     expect(outranked([done()], [{ ...entry, loser: 9n }])).toBe(0);
+  });
+});
+
+describe("transactions", () => {
+  const name = "t";
+  const first = done({ token: "t/0", transaction: name });
+  const second = done({
+    token: "t/1",
+    transaction: name,
+    id: "l",
+    accepted: accepted({ key: keyText("l") }),
+  });
+  const wroteFirst = effect({ content: { token: "t/0" } });
+  const wroteSecond = effect({ content: { token: "t/1" }, key: keyText("l") });
+  const judged = (requests: readonly Done[], ...effects: readonly Effect[]): string[] =>
+    problemsOf({ requests, missed: [] }, effects);
+
+  test("one that was done in part is told, whatever was answered", () => {
+    expect(judged([first, second], wroteFirst, wroteSecond)).toEqual([]);
+    expect(judged([first, second], wroteFirst, { ...wroteSecond, xid: "701" })).toEqual([
+      expect.stringContaining("done in part by a 700, without update t/1"),
+      expect.stringContaining("done in part by a 701, without update t/0"),
+    ]);
+    const lost = { ending: "unknown", attempts: [unknown], accepted: null } as const;
+    const undecided = [first, second].map((part) => ({ ...part, ...lost }));
+    expect(judged(undecided)).toEqual([]);
+    expect(judged(undecided, wroteFirst, wroteSecond)).toEqual([]);
+    expect(judged(undecided, wroteSecond)).toEqual(tells("done in part"));
+  });
+
+  test("a delete in one belongs to it too", () => {
+    const deleting = done({ ...second, kind: "delete" });
+    const deleted = { ...gone, key: keyText("l") };
+    expect(judged([first, deleting], wroteFirst, deleted)).toEqual([]);
+    expect(judged([first, deleting], wroteFirst, { ...deleted, xid: "701" })).toEqual(
+      tells("in part by a 700"),
+    );
+  });
+
+  test("what one operation may be refused for, all may; and nothing was done", () => {
+    const attempts = [failed("row-not-found", { status: 404, retryable: false })];
+    const refused = [first, done({ ...second, kind: "insert" })].map((part) => ({
+      ...part,
+      attempts,
+      ending: "refused" as const,
+      accepted: null,
+    }));
+    expect(judged(refused)).toEqual([]);
+    expect(judged(refused, wroteFirst, wroteSecond)).toEqual([
+      expect.stringContaining("done all the same"),
+      expect.stringContaining("done all the same"),
+    ]);
+    expect(judged(refused.slice(1))).toEqual(tells("not to be sent again"));
+  });
+
+  test("one that was done twice must have been said to be possible, its new rows too", () => {
+    const inserting = done({ token: "t/0", transaction: name, kind: "insert", id: null, ...keyed });
+    expect(judged([inserting], wroteFirst, { ...wroteFirst, region: "b", version: 11n })).toEqual(
+      tells("done 2 times"),
+    );
+  });
+
+  test("of a pair both rows are of one transaction", () => {
+    const rows = (...tokens: string[]) => tokens.map((token) => ({ token }));
+    expect(problemsOfPair(rows("t/0", "t/3"), true)).toEqual([]);
+    expect(problemsOfPair([], false)).toEqual([]);
+    for (const torn of [rows("t/0", "u/1"), rows("t/0"), []])
+      expect(problemsOfPair(torn, true)).toEqual(tells("not one whole transaction"));
+    expect(problemsOfPair(rows("t/0"), false)).toEqual(tells("t/0"));
+  });
+});
+
+describe("writes that are to be in further regions", () => {
+  const durable = done({ durable: 1, accepted: accepted({ durable: 1 }) });
+
+  test("an answer that does not say so is told; 504 is not to be sent again, and it is done", () => {
+    expect(wrong(durable, effect())).toEqual([]);
+    expect(wrong({ ...durable, accepted: accepted() }, effect())).toEqual(tells("not said to be in 1"));
+    const late = failed("not-durable-yet", { status: 504, retryable: false });
+    const committed = done({ durable: 2, ending: "committed", attempts: [late], accepted: accepted() });
+    expect(wrong(committed, effect())).toEqual([]);
+    expect(wrong(committed)).toEqual(tells("has no such effect"));
+    expect(wrong({ ...committed, attempts: [{ ...late, retryable: true }] }, effect())).toEqual(
+      tells("to be sent again"),
+    );
+    expect(wrong({ ...committed, durable: null }, effect())).toEqual(tells("not to be sent again"));
+  });
+
+  test("where it cannot be is told: its own region and those with less do not count, nor those that are away against it", () => {
+    const held = (b: bigint | null, c: bigint | null) => [
+      { region: "a", version: 10n },
+      { region: "b", version: b },
+      { region: "c", version: c },
+    ];
+    const two = { ...durable, durable: 2 };
+    for (const fine of [held(10n, 0n), held(0n, 12n), held(null, 0n)])
+      expect(problemsOfDurable(durable, fine)).toEqual([]);
+    expect(problemsOfDurable(durable, held(9n, 0n))).toEqual(tells("none can have 10"));
+    expect(problemsOfDurable(two, held(10n, null))).toEqual([]);
+    expect(problemsOfDurable(two, held(10n, 9n))).toEqual(tells("only b can have 10"));
   });
 });
 

@@ -34,12 +34,52 @@ export const problemsOf = ({ requests, missed }: Told, effects: readonly Effect[
   const written = new Map(effects.map((effect) => [at(effect), effect]));
   const known = new Set(requests.map(({ token }) => token));
   return [
-    ...requests.flatMap(problemsOfAnswers),
+    ...[...together(requests).values()].flatMap(problemsOfAnswers),
+    ...problemsOfTransactions(requests, effects),
     ...requests.flatMap((request) => problemsOfEffects(request, all.get(request.token) ?? [], written)),
     ...problemsOfDeletes(requests, effects),
     ...[...all.keys()].filter((token) => !known.has(token)).map((token) => `nobody asked for ${token}`),
     ...missed.flatMap((miss) => problemsOfMissed(miss, effects)),
   ];
+};
+
+/** What was sent as one: the operations of a transaction, or a single write. */
+const together = (requests: readonly Done[]): Map<string, [Done, ...Done[]]> => {
+  const found = new Map<string, [Done, ...Done[]]>();
+  for (const request of requests) {
+    const name = request.transaction ?? request.token;
+    const others = found.get(name);
+    if (others === undefined) found.set(name, [request]);
+    else others.push(request);
+  }
+  return found;
+};
+
+/** Where one operation of a transaction was done, all of them were, by one commit. A tombstone does not say who made it. */
+const problemsOfTransactions = (requests: readonly Done[], effects: readonly Effect[]): string[] => {
+  const commits = new Map<string, { readonly tokens: Set<string>; readonly deleted: Set<string> }>();
+  for (const { region, xid, table, key, content } of effects) {
+    const name = `${region} ${xid}`;
+    const commit = commits.get(name) ?? { tokens: new Set(), deleted: new Set() };
+    commits.set(name, commit);
+    const token = content?.["token"];
+    if (token === null || token === undefined) commit.deleted.add(`${table} ${key}`);
+    else commit.tokens.add(token);
+  }
+  return [...together(requests)].flatMap(([name, parts]) => {
+    const isIn = ({ tokens, deleted }: { tokens: Set<string>; deleted: Set<string> }, part: Done): boolean =>
+      part.kind === "delete"
+        ? deleted.has(`${part.table} ${JSON.stringify([part.id])}`)
+        : tokens.has(part.token);
+    if (parts.length === 1) return [];
+    const written = parts.filter(({ kind }) => kind !== "delete");
+    return [...commits].flatMap(([commit, what]) => {
+      const missing = parts.filter((part) => !isIn(what, part));
+      return missing.length > 0 && written.some((part) => isIn(what, part))
+        ? [`transaction ${name} was done in part by ${commit}, without ${missing.map(describe).join("; ")}`]
+        : [];
+    });
+  });
 };
 
 const describe = ({ kind, table, token, idempotencyKey, ending }: Done): string =>
@@ -59,9 +99,16 @@ const mayBeRefused = (request: Done, code: string): boolean => {
   }
 };
 
-/** Every error is to be sent again, but for refusals, and outcomes that nobody knows since there was no key. */
-const problemsOfAnswers = (request: Done): string[] =>
-  request.attempts.flatMap(({ endpoint, status, code, retryable, hasRetryAfter, detail }) => {
+/**
+ * Every error is to be sent again, but for refusals, outcomes that nobody knows since there was no key, and what is committed
+ * and not yet where it was asked to be.
+ */
+const problemsOfAnswers = (parts: readonly [Done, ...Done[]]): string[] => {
+  const [request] = parts;
+  const { ending, accepted, durable } = request;
+  const promised = ending === "acknowledged" && durable !== null && (accepted?.durable ?? 0) < durable;
+  const unheard = promised ? [`${describe(request)}: not said to be in ${durable} further regions`] : [];
+  const said = request.attempts.flatMap(({ endpoint, status, code, retryable, hasRetryAfter, detail }) => {
     if (code === "silent") return [`${describe(request)}: ${endpoint} did not answer`];
     if (status === null || code === null) return [];
     const said = `${describe(request)}: ${endpoint} answered ${status} ${code} (${detail})`;
@@ -69,10 +116,13 @@ const problemsOfAnswers = (request: Done): string[] =>
       const wanted = request.idempotencyKey !== null;
       return retryable === wanted ? [] : [`${said}, ${retryable ? "" : "not "}to be sent again`];
     }
-    if (mayBeRefused(request, code)) return retryable ? [`${said}, to be sent again`] : [];
+    if (code === "not-durable-yet" && durable !== null) return retryable ? [`${said}, to be sent again`] : [];
+    if (parts.some((part) => mayBeRefused(part, code))) return retryable ? [`${said}, to be sent again`] : [];
     if (!retryable) return [`${said}, not to be sent again`];
     return status === 503 && !hasRetryAfter ? [`${said} without Retry-After`] : [];
   });
+  return [...unheard, ...said];
+};
 
 const problemsOfEffects = (
   request: Done,
@@ -110,8 +160,8 @@ const problemsOfEffects = (
  */
 const mayBeTwice = (request: Done, effects: readonly Effect[]): boolean => {
   if (new Set(effects.map(({ region }) => region)).size < effects.length) return false;
-  const { kind, id, idempotencyKey, accepted } = request;
-  if (kind === "insert" && (idempotencyKey !== null || id === null))
+  const { kind, id, idempotencyKey, accepted, transaction } = request;
+  if (transaction === null && kind === "insert" && (idempotencyKey !== null || id === null))
     return new Set(effects.map(({ key }) => key)).size === 1;
   return idempotencyKey !== null && (accepted === null || accepted.onceOnly === false);
 };

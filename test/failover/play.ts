@@ -3,11 +3,13 @@ import { startCluster, type TestCluster } from "../../src/testing/index.ts";
 import { regionsDiffer } from "../convergence/regions-equal.ts";
 import { pause } from "../convergence/session.ts";
 import type { Endpoint } from "./client.ts";
+import { DurableWriter } from "./durable.ts";
 import { adminTokenSha256, Faults } from "./faults.ts";
 import { judge, type Verdict } from "./judge.ts";
 import { describeFault, type Episode } from "./schedule.ts";
 import { effectsSql, schema, tableOptions } from "./tables.ts";
-import { Recorder, Sentinel, Writer, type WriterParts } from "./writers.ts";
+import { type Client, Recorder, type Row, Sentinel, Writer, type WriterParts } from "./writers.ts";
+import { TransactionWriter } from "./transactions.ts";
 
 export interface PlayOptions {
   readonly seed: number;
@@ -112,14 +114,29 @@ class Play {
     };
   }
 
-  #writers(): Writer[] {
+  #writers(): (Client & { readonly run: () => Promise<void> })[] {
     const regions = this.#endpoints.map(({ region }) => region);
-    return this.#endpoints.flatMap((home) =>
-      Array.from({ length: writersOfEach }, (_, i) => {
+    const held = (region: string, row: Row): Promise<bigint | null> => this.#held(region, row);
+    return this.#endpoints.flatMap((home) => [
+      ...Array.from({ length: writersOfEach }, (_, i) => {
         const parts = this.#parts(`${home.region}.writer-${i + 1}`, home);
         return new Writer(parts, { regions, session: i > 0 });
       }),
-    );
+      new TransactionWriter(this.#parts(`${home.region}.together`, home), regions),
+      new DurableWriter(this.#parts(`${home.region}.durable`, home), held),
+    ]);
+  }
+
+  /** The version of a row in a region, 0 for none, as its server says; null: it is not there to be asked. */
+  async #held(region: string, { table, id }: Row): Promise<bigint | null> {
+    try {
+      const rows = await this.#cluster
+        .region(region)
+        .sql<{ version: string }>(`SELECT cg_version::text AS version FROM ${table} WHERE id = $1`, [id]);
+      return BigInt(rows[0]?.version ?? 0);
+    } catch {
+      return null;
+    }
   }
 
   /** Two of each, since one whose COMMIT was under way when a region fell silent waits to be told what became of it. */

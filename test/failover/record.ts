@@ -31,15 +31,18 @@ export interface Accepted {
   readonly key: string;
   readonly replayed: boolean;
   readonly onceOnly: boolean | null;
+  /** In how many further regions it is, as the answer says; null: it says nothing of that. */
+  readonly durable: number | null;
 }
 
 /**
  * - `acknowledged`: 2xx.
+ * - `committed`: 504 `not-durable-yet`: it is done, and in fewer further regions than was asked for.
  * - `refused`: it is not to be sent again, and nothing was done.
  * - `unknown`: without an idempotency key, the endpoint or its master went away meanwhile.
  * - `given up`: the run was over before it was accepted.
  */
-export type Ending = "acknowledged" | "refused" | "unknown" | "given up";
+export type Ending = "acknowledged" | "committed" | "refused" | "unknown" | "given up";
 
 export interface Request {
   /** Stands in the row that it writes. */
@@ -53,12 +56,16 @@ export interface Request {
   readonly idempotencyKey: string | null;
   /** The version that If-Match names. */
   readonly ifMatch: bigint | null;
+  /** In how many further regions it has to be before it is answered. */
+  readonly durable: number | null;
+  /** That it is one operation of, together with others of that name. */
+  readonly transaction: string | null;
 }
 
 export interface Done extends Request {
   readonly attempts: readonly Attempt[];
   readonly ending: Ending;
-  /** Of an acknowledged one. */
+  /** Of one that is acknowledged or committed. */
   readonly accepted: Accepted | null;
 }
 

@@ -50,7 +50,7 @@ export class ClientSession {
     const place = `${table} ${keyText(id)}`;
     const mark = this.#marks.get(place);
     if (answer !== null && attempt.code === null) {
-      const seen = versionOf(answer.headers);
+      const seen = versionOf(answer.headers.get("etag"));
       if (mark !== undefined && below(seen, mark))
         this.#notes.problem(
           `${this.#client} was shown ${place} at ${endpoint.region} (by ${answer.headers.get("coregent-region")}) ` +

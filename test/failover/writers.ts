@@ -32,7 +32,7 @@ export interface WriterParts {
   readonly over: AbortSignal;
 }
 
-interface Row {
+export interface Row {
   readonly table: TableName;
   readonly id: string;
   readonly owner: string | null;
@@ -53,19 +53,41 @@ export const sharedRows = (regions: readonly string[]): readonly [Row, ...Row[]]
   return [first, ...rest];
 };
 
-abstract class Client {
+export abstract class Client {
   protected readonly parts: WriterParts;
+  protected endpoint: Endpoint;
+  #leftHomeMs = 0;
   #count = 0;
 
   constructor(parts: WriterParts) {
     this.parts = parts;
+    this.endpoint = parts.home;
   }
 
   protected wanted(kind: Kind, row: Omit<Row, "id"> & { readonly id: string | null }): Request {
     this.#count += 1;
     const { name, random } = this.parts;
     const idempotencyKey = random.chance(0.5) ? randomUUID() : null;
-    return { token: `${name}.${this.#count}`, kind, ...row, idempotencyKey, ifMatch: null };
+    const token = `${name}.${this.#count}`;
+    return { token, kind, ...row, idempotencyKey, ifMatch: null, durable: null, transaction: null };
+  }
+
+  /** Goes on to the next endpoint where one does not answer, and back to its own after a while. */
+  protected patience(): Patience {
+    const { over, random, endpoints, home } = this.parts;
+    if (performance.now() - this.#leftHomeMs > 2_000) this.endpoint = home;
+    return {
+      endpoints: {
+        current: () => this.endpoint,
+        next: () => {
+          const at = endpoints.indexOf(this.endpoint);
+          this.endpoint = endpoints[(at + 1) % endpoints.length] ?? home;
+          this.#leftHomeMs = performance.now();
+        },
+      },
+      pause: () => pause(random.integer(20, 250)),
+      over,
+    };
   }
 
   protected body({ kind, token, id, owner }: Request): Readonly<Record<string, unknown>> {
@@ -83,8 +105,6 @@ export class Writer extends Client {
   readonly #shared: readonly [Row, ...Row[]];
   readonly #session: ClientSession | null;
   readonly #own: Row[] = [];
-  #endpoint: Endpoint;
-  #leftHomeMs = 0;
 
   constructor(
     parts: WriterParts,
@@ -92,7 +112,6 @@ export class Writer extends Client {
   ) {
     super(parts);
     this.#shared = sharedRows(options.regions);
-    this.#endpoint = parts.home;
     this.#session = options.session ? new ClientSession(parts.name, parts.recorder) : null;
   }
 
@@ -139,10 +158,10 @@ export class Writer extends Client {
   }
 
   async #updateIfMatch(row: Row): Promise<Row | null> {
-    const { answer } = await this.#get(this.#endpoint, row);
+    const { answer } = await this.#get(this.endpoint, row);
     if (answer === null || answer.status !== 200) return null;
-    const { version } = versionOf(answer.headers);
     const tag = answer.headers.get("etag") ?? "";
+    const { version } = versionOf(tag);
     return this.#send({ ...this.wanted("update", row), ifMatch: version }, { "if-match": tag });
   }
 
@@ -160,21 +179,8 @@ export class Writer extends Client {
   }
 
   async #send(wanted: Request, headers: Readonly<Record<string, string>> = {}): Promise<Row | null> {
-    const { recorder, over, random, endpoints, home } = this.parts;
-    // An application goes back to its own region after a while.
-    if (performance.now() - this.#leftHomeMs > 2_000) this.#endpoint = home;
-    const patience: Patience = {
-      endpoints: {
-        current: () => this.#endpoint,
-        next: () => {
-          const at = endpoints.indexOf(this.#endpoint);
-          this.#endpoint = endpoints[(at + 1) % endpoints.length] ?? home;
-          this.#leftHomeMs = performance.now();
-        },
-      },
-      pause: () => pause(random.integer(20, 250)),
-      over,
-    };
+    const { recorder } = this.parts;
+    const patience = this.patience();
     const sent = { body: this.body(wanted), headers: { ...this.#session?.headers, ...headers } };
     const { done, answer } = await request(wanted, sent, patience);
     recorder.requests.push(done);
