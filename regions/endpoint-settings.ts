@@ -44,6 +44,10 @@ export interface EndpointSettings {
   readonly anonymous: "reader" | "writer" | null;
   /** Of one token, or one address where no token is asked for. */
   readonly requestsPerSecond: number;
+  /** Open at a time from one address, here and at the PostgreSQL entrance; of IPv6 a network of 64 bits counts as one. */
+  readonly connectionsPerAddress: number;
+  /** Addresses, or networks as `ADDRESS/BITS`, behind which many clients are, such as proxies: not bounded so. */
+  readonly sharedAddresses: readonly string[];
   /**
    * How long an agent that stops goes on serving while it says that it is not ready, so that load balancers lead elsewhere
    * before its port is closed.
@@ -57,6 +61,8 @@ export const openEndpoint: EndpointSettings = {
   jwt: null,
   anonymous: "writer",
   requestsPerSecond: 1_000,
+  connectionsPerAddress: 1_000,
+  sharedAddresses: ["127.0.0.0/8", "::1"],
   // Three checks, half a second apart, as `coregent haproxy-config` has it.
   stopPauseMs: 2_000,
 };
@@ -68,7 +74,16 @@ export const asksForToken = ({ anonymous }: EndpointSettings): boolean => anonym
 export const readEndpoint = (reader: YamlReader, field: Field | undefined): EndpointSettings => {
   const fields = reader.mapping(field, {
     required: [],
-    optional: ["tls", "tokens", "jwt", "anonymous", "requestsPerSecond", "stopPauseMs"],
+    optional: [
+      "tls",
+      "tokens",
+      "jwt",
+      "anonymous",
+      "requestsPerSecond",
+      "connectionsPerAddress",
+      "sharedAddresses",
+      "stopPauseMs",
+    ],
   });
   const anonymous = reader.choice(fields?.anonymous, ["none", "reader", "writer"]);
   const isOpen = fields?.tokens === undefined && fields?.jwt === undefined;
@@ -82,12 +97,41 @@ export const readEndpoint = (reader: YamlReader, field: Field | undefined): Endp
       least: 1,
       most: 1_000_000,
     }),
+    connectionsPerAddress: reader.wholeNumber(fields?.connectionsPerAddress, {
+      usual: openEndpoint.connectionsPerAddress,
+      least: 1,
+      most: 1_000_000,
+    }),
+    sharedAddresses:
+      fields?.sharedAddresses === undefined
+        ? openEndpoint.sharedAddresses
+        : readAddresses(reader, fields.sharedAddresses),
     stopPauseMs: reader.wholeNumber(fields?.stopPauseMs, {
       usual: openEndpoint.stopPauseMs,
       least: 0,
       most: 60_000,
     }),
   };
+};
+
+const readAddresses = (reader: YamlReader, field: Field): readonly string[] =>
+  (reader.sequence(field) ?? []).flatMap((item) => {
+    const text = reader.text(item);
+    if (text === undefined || isNetwork(text.value)) return text === undefined ? [] : [text.value];
+    reader.report(
+      item,
+      "must be an address such as 10.0.0.7 or 2001:db8::7, or a network such as 10.0.0.0/24",
+    );
+    return [];
+  });
+
+const isNetwork = (text: string): boolean => {
+  const [address = "", bits, ...more] = text.split("/");
+  const isIpv4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/.test(address);
+  const isIpv6 = address.includes(":") && URL.canParse(`http://[${address}]`);
+  const most = isIpv4 ? 32 : 128;
+  const isLength = bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= most);
+  return (isIpv4 || isIpv6) && isLength && more.length === 0;
 };
 
 const readTls = (reader: YamlReader, field: Field | undefined): TlsFiles | null => {

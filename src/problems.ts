@@ -184,6 +184,14 @@ export const problemCodes = {
    */
   "rate-exceeded": { status: 429, title: "Too many requests", retryable: true },
   /**
+   * This address has as many connections open as `endpoint.connectionsPerAddress` allows. The request was not looked at, and
+   * its connection is closed.
+   *
+   * Remedy: keep connections and use them again. Where many clients come from one address, as from a proxy, list it under
+   * `endpoint.sharedAddresses`.
+   */
+  "too-many-connections": { status: 429, title: "Too many connections of one address", retryable: true },
+  /**
    * Simulated outages are off: they cut an agent's connections for real.
    *
    * Remedy: `outages: {allowed: true}` in the configuration, where they are wanted.

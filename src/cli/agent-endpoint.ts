@@ -82,6 +82,7 @@ export const serveEndpoints = async (
           listen: region.entrance,
           masters: watched,
           bounds: defaultEntranceBounds,
+          places: () => topology().endpoint,
           clock,
           logger,
         });

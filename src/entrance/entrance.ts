@@ -1,6 +1,7 @@
 import { createServer, type Server, type Socket } from "node:net";
 import type { Logger } from "pino";
 import type { HostPort } from "../../regions/topology.ts";
+import { ClientPlaces, type Place, type PlaceSettings } from "../client-places.ts";
 import type { Clock } from "../clock.ts";
 import type { EntranceBounds } from "./bounds.ts";
 import { cancelTargets, sendCancel, type CancelRequest } from "./cancel.ts";
@@ -17,6 +18,8 @@ export interface EntranceOptions {
   readonly listen: HostPort;
   readonly masters: EntranceMasters;
   readonly bounds: EntranceBounds;
+  /** As they are at the moment of the call. */
+  readonly places: () => PlaceSettings;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -38,6 +41,7 @@ export class Entrance implements AsyncDisposable {
   readonly #sessions = new Set<Session>();
   readonly #states = new Map<string, MasterState>();
   readonly #counters = new EntranceCounters();
+  readonly #places: ClientPlaces;
   #opening = 0;
   #stopping = false;
   #stopWatching: () => void = () => undefined;
@@ -46,6 +50,7 @@ export class Entrance implements AsyncDisposable {
 
   constructor(options: EntranceOptions) {
     this.#options = options;
+    this.#places = new ClientPlaces(options.places);
     const { keepAliveMs, maxSessions, maxStarting } = options.bounds;
     this.#server = createServer(
       {
@@ -114,6 +119,12 @@ export class Entrance implements AsyncDisposable {
   async #accept(client: Socket): Promise<void> {
     const { bounds, masters } = this.#options;
     client.on("error", () => undefined);
+    const place = this.#places.enter(client);
+    if (place === "crowded") {
+      this.#counters.dropped();
+      client.destroy();
+      return;
+    }
     this.#starting.add(client);
     this.#dropLongest();
     const gone = new AbortController();
@@ -128,7 +139,7 @@ export class Entrance implements AsyncDisposable {
       bounds,
       signal: gone.signal,
       refusal: () => {
-        const refusal = admitted ? null : this.#refusal();
+        const refusal = admitted ? null : this.#refusal(place);
         if (refusal === null && !admitted) {
           admitted = true;
           this.#opening += 1;
@@ -161,9 +172,17 @@ export class Entrance implements AsyncDisposable {
     if (this.#states.get(session.master.region) === "down") session.close("down");
   }
 
-  #refusal(): SessionError | null {
+  #refusal(place: Place): SessionError | null {
     if (this.#stopping) {
       return { code: "57P03", message: "the entrance is being stopped", hint: "Connect to another region." };
+    }
+    if (place !== "free") {
+      const { connectionsPerAddress } = this.#options.places();
+      return {
+        code: "53300",
+        message: `this address has its ${connectionsPerAddress} connections to the entrance`,
+        hint: "Use a pool of connections, or raise endpoint.connectionsPerAddress.",
+      };
     }
     const { maxSessions } = this.#options.bounds;
     return this.#sessions.size + this.#opening < maxSessions

@@ -1,5 +1,3 @@
-import { isIPv6 } from "node:net";
-
 const windowMs = 1_000;
 const maxCallers = 10_000;
 /** Shared by those for whom there is no place. It is no token's name and no address. */
@@ -39,15 +37,3 @@ export class Rates {
     if (this.#taken.size > 0) this.#taken = new Map();
   }
 }
-
-/** Who counts as one where only the address is known: of IPv6 a network of 64 bits, all of which one client can have. */
-export const clientOf = (address: string): string => {
-  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
-  if (!isIPv6(address) || mapped !== undefined) return mapped ?? address;
-  const [text = ""] = address.split("%", 1);
-  const [head = [], tail = []] = text
-    .split("::")
-    .map((half) => half.split(":").filter((group) => group !== ""));
-  const zeros = Array.from({ length: 8 - head.length - tail.length }, () => "0");
-  return `${[...head, ...zeros, ...tail].slice(0, 4).join(":")}::/64`;
-};

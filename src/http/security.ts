@@ -1,10 +1,11 @@
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { EndpointSettings } from "../../regions/endpoint-settings.ts";
+import { clientOf } from "../client-places.ts";
 import { Problem } from "../problems.ts";
 import type { Authorize } from "./api-parts.ts";
 import { anonymousName, createAuthenticator, type Identity, mustBeAllowed } from "./authenticate.ts";
 import { mustBeLocal } from "./local-only.ts";
-import { clientOf, Rates } from "./rates.ts";
+import { Rates } from "./rates.ts";
 
 /** Whom a request is from, once it is known. */
 const identityKey = Symbol("identity");

@@ -3,7 +3,8 @@ import type { Socket } from "node:net";
 import Fastify, { type FastifyInstance } from "fastify";
 import type { Registry } from "prom-client";
 import type { EndpointSettings } from "../../regions/endpoint-settings.ts";
-import type { Problem } from "../problems.ts";
+import { ClientPlaces } from "../client-places.ts";
+import { Problem } from "../problems.ts";
 import type { AgentStatus } from "../replication/status.ts";
 import { Alive, Figures, Readiness, Report } from "./agent-schemas.ts";
 import { registerApi, registerDescription } from "./api.ts";
@@ -95,6 +96,7 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
     },
   });
   server.server.maxConnections = bounds.maxConnections;
+  if (options.security !== undefined) boundAddresses(server, options.security);
   finishInOrder(server, bounds.stopGraceMs);
   server.server.on(options.tls ? "secureConnection" : "connection", (socket: Socket) => {
     // How Node closes a connection behind its last answer.
@@ -121,6 +123,33 @@ export const createAgentServer = (options: AgentServerOptions): FastifyInstance 
   });
   return server;
 };
+
+/**
+ * No client uses up the places of the others. One that has its own is told so in answer to its request, encrypted or not: so
+ * the connection is known by the client's port, since the raw socket is not the request's.
+ */
+const boundAddresses = (server: FastifyInstance, settings: () => EndpointSettings): void => {
+  const places = new ClientPlaces(settings);
+  const refused = new Set<string>();
+  const nameOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`;
+  server.server.on("connection", (socket: Socket) => {
+    const place = places.enter(socket);
+    if (place === "crowded") socket.destroy();
+    if (place !== "taken") return;
+    const name = nameOf(socket);
+    refused.add(name);
+    socket.once("close", () => refused.delete(name));
+  });
+  server.addHook("onRequest", ({ raw }, _reply, done) => {
+    const isRefused = refused.size > 0 && refused.has(nameOf(raw.socket));
+    done(isRefused ? tooManyConnections(settings()) : undefined);
+  });
+};
+
+const tooManyConnections = ({ connectionsPerAddress }: EndpointSettings): Problem =>
+  new Problem("too-many-connections", `an address may have ${connectionsPerAddress} connections open`, {
+    headers: { connection: "close" },
+  });
 
 /** How long a request may go on to arrive when the server is closed. */
 const arriveMs = 1_000;

@@ -22,6 +22,8 @@ export interface EndpointOptions {
   }[];
   readonly anonymous?: "none" | "reader" | "writer";
   readonly requestsPerSecond?: number;
+  readonly connectionsPerAddress?: number;
+  readonly sharedAddresses?: readonly string[];
   /** How long an agent that is stopped goes on serving, and says that it is not ready; default here 0. */
   readonly stopPauseMs?: number;
 }

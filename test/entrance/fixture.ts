@@ -1,5 +1,7 @@
 import { Client, type ClientConfig } from "pg";
 import pino from "pino";
+import { openEndpoint } from "../../regions/endpoint-settings.ts";
+import type { PlaceSettings } from "../../src/client-places.ts";
 import { systemClock } from "../../src/clock.ts";
 import { defaultEntranceBounds, type EntranceBounds } from "../../src/entrance/bounds.ts";
 import { startEntrance, type Entrance } from "../../src/entrance/entrance.ts";
@@ -49,11 +51,13 @@ export class GivenMasters implements EntranceMasters {
 export const openEntrance = (
   masters: EntranceMasters,
   bounds: Partial<EntranceBounds> = {},
+  places: PlaceSettings = openEndpoint,
 ): Promise<Entrance> =>
   startEntrance({
     listen: { host: "127.0.0.1", port: 0 },
     masters,
     bounds: { ...defaultEntranceBounds, lingerMs: 1_000, ...bounds },
+    places: () => places,
     clock: systemClock(),
     logger: pino({ level: "silent" }),
   });

@@ -40,6 +40,28 @@ describe("refusals", () => {
     });
   });
 
+  test("a client that has its connections is refused one more, its cancel requests are not, and then it is hung up on", async () => {
+    const places = { connectionsPerAddress: 2, sharedAddresses: [] };
+    await using entrance = await openEntrance(await masters(), {}, places);
+    const { raw, key } = await rawSession(entrance.port);
+    using _ = raw;
+    const second = await Session.open(through(entrance, url));
+    await expect(Session.open(through(entrance, url))).rejects.toMatchObject({
+      code: "53300",
+      message: "this address has its 2 connections to the entrance",
+    });
+    raw.send(query("SELECT pg_sleep(600)"));
+    expect(await cancelled(entrance, { raw, key })).toBe("57014");
+    const crowd = Array.from({ length: 40 }, () => new RawClient(entrance.port));
+    await eventually(() => expect(entrance.status.dropped).toBeGreaterThanOrEqual(8));
+    for (const each of crowd) each.socket.destroy();
+    await second[Symbol.asyncDispose]();
+    await eventually(async () => {
+      await using third = await Session.open(through(entrance, url));
+      expect(await whichMaster(third)).toBe("near");
+    });
+  });
+
   test("garbage is hung up on, and nobody else is disturbed", async () => {
     await using entrance = await openEntrance(await masters());
     await using session = await Session.open(through(entrance, url));

@@ -1,4 +1,6 @@
+import { once } from "node:events";
 import { request } from "node:http";
+import { connect } from "node:net";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
 import { type EndpointSettings, openEndpoint } from "../../regions/endpoint-settings.ts";
@@ -175,6 +177,34 @@ test("what is asked for at an administrator's address is told: by whom, and what
     ["ops", true, `DELETE ${path}`, 200, "all outages healed: 0"],
   ]);
   expect(JSON.stringify(actions)).not.toContain("token-of");
+});
+
+test("a client that has its connections is told so at one more, and gets in again when one of them is closed", async () => {
+  const one = { ...openEndpoint, connectionsPerAddress: 1, sharedAddresses: [] };
+  await using api = await secured(one);
+  const first = connect(api.port, "127.0.0.1");
+  await once(first, "connect");
+  const path = "/v1/tables/notes/rows";
+  await expect
+    .poll(async () => (await api.ask("GET", path)).json)
+    .toMatchObject({
+      code: "too-many-connections",
+      status: 429,
+      retryable: true,
+      detail: "an address may have 1 connections open",
+    });
+  const refused = await api.ask("POST", path, { body: "x" });
+  expect([refused.status, refused.headers.get("connection"), refused.headers.get("retry-after")]).toEqual([
+    429,
+    "close",
+    "1",
+  ]);
+  expect(await api.db.query("SELECT FROM notes")).toEqual([]);
+  // Those beyond are hung up on at once, and hold no place.
+  const crowd = Array.from({ length: 40 }, () => connect(api.port, "127.0.0.1"));
+  await Promise.race(crowd.map((socket) => once(socket, "close")));
+  for (const socket of [first, ...crowd]) socket.destroy();
+  await expect.poll(async () => (await api.ask("GET", path)).status).toBe(200);
 });
 
 test("more requests than the rate are refused with a time to wait, and health is still told", async () => {

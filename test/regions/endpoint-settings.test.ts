@@ -21,6 +21,8 @@ test("all of it", () => {
   const parsed = parse(`  tls: { certificate: server.pem, key: server.key }
   requestsPerSecond: 50
   stopPauseMs: 0
+  connectionsPerAddress: 20
+  sharedAddresses: [10.0.0.7, 10.1.0.0/16, "2001:db8::/32"]
   tokens:
     - { name: backend, sha256: ${hash.toUpperCase()}, role: writer }
     - { name: report, sha256: ${hash.replace("0", "f")}, role: reader, tables: [public.workouts, '"A b".c'] }
@@ -32,6 +34,8 @@ test("all of it", () => {
     anonymous: null,
     requestsPerSecond: 50,
     stopPauseMs: 0,
+    connectionsPerAddress: 20,
+    sharedAddresses: ["10.0.0.7", "10.1.0.0/16", "2001:db8::/32"],
     tokens: [
       { name: "backend", sha256: hash, role: "writer", tables: null },
       {
@@ -49,6 +53,22 @@ test("all of it", () => {
       tablesClaim: "coregent_tables",
     },
   });
+});
+
+test("what is no address and no network is told", () => {
+  for (const text of [
+    "10.0.0",
+    "10.0.0.256",
+    "10.0.0.0/33",
+    "10.0.0.0/8/8",
+    "2001:db8::/129",
+    "proxy",
+    "1.2.3.4.",
+  ])
+    expect([text, problemsOf(`  sharedAddresses: ["${text}"]\n`)]).toEqual([
+      text,
+      [expect.stringContaining("must be an address such as 10.0.0.7")],
+    ]);
 });
 
 test("who brings no token may do what is said of him", () => {
