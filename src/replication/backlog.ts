@@ -41,6 +41,9 @@ const messageStart = 6;
 const commitCode = 0x43;
 const commitEnd = 10;
 
+/** Once begun, reading by SQL goes on until only this part of what makes it begin is left. */
+const nearShare = 16n;
+
 /** The first piece is small, so that there is something to merge while the next is decoded. */
 const firstPieceChanges = 4_000;
 
@@ -168,7 +171,7 @@ export class Backlog {
       if (!tuples.complete) {
         throw new SourceGone();
       }
-      if (end === before || (await positionOf(session)) - end < backlogBytes) {
+      if (end === before || (await positionOf(session)) - end < BigInt(backlogBytes) / nearShare) {
         return end;
       }
     }

@@ -27,11 +27,16 @@ const trialsIn = (session: MergeSession, relation: string): Trials => {
 };
 
 /**
- * Inserts states of new keys by COPY, which takes half the server's time of an upsert: rows go to the table by the page, and
- * nothing is asked of the key beforehand. It inserts all of them or, where a key is there or a row does not fit, none.
- * Nothing else may be asked of the session meanwhile.
+ * Inserts states of new keys by COPY, which takes half the server's time of an upsert: nothing is asked of the key
+ * beforehand. It inserts all of them or, where a key is there or a row does not fit, none. What is to be asked once they
+ * are there, `settle`, is sent along, so that the server does not wait for us in between; where they are not, it fails,
+ * and is to have done nothing. Nothing else may be asked of the session meanwhile.
  */
-export const copyStates = async (session: MergeSession, set: StateSet): Promise<boolean> => {
+export const copyStates = async (
+  session: MergeSession,
+  set: StateSet,
+  settle: () => Promise<void>,
+): Promise<boolean> => {
   if (set.format !== "binary") return false;
   const relation = relationOf(set.table, set.kind);
   const trials = trialsIn(session, relation);
@@ -46,6 +51,7 @@ export const copyStates = async (session: MergeSession, set: StateSet): Promise<
       client.query("SAVEPOINT copied"),
       session.copyIn(`COPY ${relation} (${columns}) FROM STDIN (FORMAT binary)`, set.copyData()),
       client.query("RELEASE SAVEPOINT copied"),
+      settle(),
     ]);
     trials.skipped = 0;
     return true;

@@ -12,7 +12,15 @@ import { copyStates } from "./merge-copy.ts";
 import { applyFitting, applyStates, byPredecessor, piecesOf, type Fitted } from "./merge-states.ts";
 import { setAside, settleQuarantine } from "./quarantine.ts";
 import type { StateSet } from "./states.ts";
-import { buryRows, meetTombstones, nothingSwept, sweepKeys, type Noted, type Swept } from "./sweep.ts";
+import {
+  buryRows,
+  holdsTombstones,
+  meetTombstones,
+  nothingSwept,
+  sweepKeys,
+  type Noted,
+  type Swept,
+} from "./sweep.ts";
 import { fetchStates, mergePartial, type PartialMerge } from "./toast.ts";
 import { together } from "./together.ts";
 
@@ -119,8 +127,8 @@ class TableMerge {
 
   async #copied(set: StateSet): Promise<boolean> {
     if (set.count < Math.max(1, this.#options.leastCopied ?? 200)) return false;
-    const copied = await copyStates(this.#session, set);
-    if (copied) this.#hold(set);
+    const copied = await copyStates(this.#session, set, () => this.#sweepSet(set));
+    if (copied) this.#merged.push(set);
     return copied;
   }
 
@@ -142,15 +150,7 @@ class TableMerge {
 
   /** Removes rows that a tombstone outranks, in new snapshots: when the states of all tables are merged. */
   async sweep(): Promise<void> {
-    await together(
-      this.#unswept
-        .splice(0)
-        .flatMap((set) =>
-          set.kind === "tombstone" && set.count > 0
-            ? [this.#bury(set)]
-            : piecesOf(set).map((piece) => this.#sweepRows(piece)),
-        ),
-    );
+    await together(this.#unswept.splice(0).map((set) => this.#sweepSet(set)));
   }
 
   /** What is to be done for merged keys where the conflict log or the quarantine have entries of the table. */
@@ -222,6 +222,14 @@ class TableMerge {
     const parts = await together(piecesOf(tombstones).map((piece) => buryRows(this.#session, piece)));
     for (const swept of parts) this.#note(swept, swept.candidates);
     this.#options.counts.sweepLater.push(keysOf(tombstones));
+  }
+
+  async #sweepSet(set: StateSet): Promise<void> {
+    if (set.count === 0) return;
+    if (set.kind === "tombstone") return this.#bury(set);
+    const { held, ...noted } = await holdsTombstones(this.#session, set.table);
+    this.#note({ ...nothingSwept, ...noted }, []);
+    if (held) await together(piecesOf(set).map((piece) => this.#sweepRows(piece)));
   }
 
   async #sweepRows(rows: StateSet): Promise<void> {

@@ -73,6 +73,11 @@ export const sweepSql = (table: ReplicatedTable, keys: string | null): string =>
 ${sweptOf(table, "both_kinds")}`;
 };
 
+/** Whether a tombstone is held of the table, and what is noted of it. */
+export const holdsSql = (table: ReplicatedTable): string =>
+  `SELECT EXISTS (SELECT FROM ${relationOf(table, "tombstone")}) AS held,
+          ${noted(table)}`;
+
 /**
  * Whether a tombstone is held of one of these keys, and what is noted of the table. Keys that rise with time lie beyond the last tombstone: the bounds
  * spare them the look.
@@ -85,7 +90,6 @@ export const meetsSql = (table: ReplicatedTable, keys: string): string => {
     `(SELECT ${names.join(", ")} FROM ${tombstones} ORDER BY ${names.map((name) => `${name} ${order}`).join(", ")} LIMIT 1)`;
   return `SELECT EXISTS (
   SELECT FROM ${keys} JOIN ${tombstones} AS d ON ${sameKey(table, "d", "k")}
-   WHERE EXISTS (SELECT FROM ${tombstones})
-     AND ${key} >= ${bound("ASC")} AND ${key} <= ${bound("DESC")}) AS met,
+   WHERE ${key} >= ${bound("ASC")} AND ${key} <= ${bound("DESC")}) AS met,
           ${noted(table)}`;
 };

@@ -5,7 +5,7 @@ import type { MergeSession } from "./merge-session.ts";
 import type { CandidateRow, FloorRow } from "./merge-sql.ts";
 import { candidatesIn } from "./merge-states.ts";
 import type { StateSet } from "./states.ts";
-import { burySql, meetsSql, sweepSql } from "./sweep-sql.ts";
+import { burySql, holdsSql, meetsSql, sweepSql } from "./sweep-sql.ts";
 
 /** What is noted of a table beside its states, before a sweep waited for a row's lock. */
 export interface Noted {
@@ -24,13 +24,9 @@ export interface Swept extends Noted {
 
 type SweptRow = CandidateRow & FloorRow & Noted & { readonly swept: number };
 
-export const nothingSwept: Swept = {
-  rows: 0,
-  candidates: [],
-  reported: false,
-  quarantined: false,
-  floor: null,
-};
+const nothingNoted: Noted = { reported: false, quarantined: false };
+
+export const nothingSwept: Swept = { rows: 0, candidates: [], ...nothingNoted, floor: null };
 
 const sweptIn = (rows: readonly SweptRow[]): Swept => {
   const [first] = rows;
@@ -75,6 +71,23 @@ export const sweepTable = async (session: MergeSession, table: ReplicatedTable):
   return sweptIn(rows);
 };
 
+/** Tables of which the session has seen a tombstone: there the question for them as a whole is left out. */
+const entombed = new WeakMap<MergeSession, Set<string>>();
+
+/** Whether any tombstone is held of the table. Most tables of which nothing is deleted are spared what follows. */
+export const holdsTombstones = async (
+  session: MergeSession,
+  table: ReplicatedTable,
+): Promise<Noted & { readonly held: boolean }> => {
+  const known = entombed.get(session) ?? new Set<string>();
+  entombed.set(session, known);
+  if (known.has(table.name)) return { ...nothingNoted, held: true };
+  const { rows } = await session.query<Noted & { held: boolean }>(holdsSql(table));
+  const [answer = { ...nothingNoted, held: true }] = rows;
+  if (answer.held) known.add(table.name);
+  return answer;
+};
+
 /** Whether a tombstone is held of one of these keys: else there is nothing to sweep. */
 export const meetTombstones = async (
   session: MergeSession,
@@ -84,5 +97,5 @@ export const meetTombstones = async (
     meetsSql(keys.table, keys.from),
     keys.values,
   );
-  return rows[0] ?? { met: false, reported: false, quarantined: false };
+  return rows[0] ?? { ...nothingNoted, met: false };
 };

@@ -27,6 +27,12 @@ export interface MergerOptions {
   readonly askPosition: () => void;
 }
 
+/** Positions in the target's WAL. */
+interface TargetPositions {
+  readonly written: bigint;
+  readonly flushed: bigint;
+}
+
 /**
  * Merges batches in transactions of the target that begin and end where the source's do. A huge transaction comes in
  * pieces and stays one; a row that had to be fetched keeps the transaction open until the stream has passed the
@@ -130,9 +136,13 @@ export class TransactionMerger {
     const { session, origin, incarnation } = this.#options;
     await markMisfits(session, origin, this.#states.skipped);
     const { endLsn: lsn, commitTime } = batch;
-    await together([writeProgress(session, { origin, incarnation, lsn, commitTime }), session.commit()]);
+    const [, , positions] = await together([
+      writeProgress(session, { origin, incarnation, lsn, commitTime }),
+      session.commit(),
+      this.#positions(),
+    ]);
     this.#account(batch);
-    await this.noteDurable(batch.endLsn);
+    this.#noteDurable(positions, lsn);
   }
 
   /** Nothing to merge: the position is recorded now and then, so that the peer's WAL can go. */
@@ -178,19 +188,26 @@ export class TransactionMerger {
 
   /** Only what the target has flushed is confirmed: its commits are asynchronous (FAULTS 5). */
   async noteDurable(committed: bigint | null): Promise<void> {
-    const { session, confirmation, status } = this.#options;
-    const { rows } = await session.query<{ written: string; flushed: string }>(
+    this.#noteDurable(await this.#positions(), committed);
+  }
+
+  /** How far the target has written its WAL, and flushed it. Asked along with a commit, they are those after it. */
+  async #positions(): Promise<TargetPositions> {
+    const { rows } = await this.#options.session.query<{ written: string; flushed: string }>(
       "SELECT pg_current_wal_insert_lsn()::text AS written, pg_current_wal_flush_lsn()::text AS flushed",
     );
     const [row] = rows;
-    if (row === undefined) {
-      return;
-    }
+    if (row === undefined) throw new Error("the target did not tell its WAL position");
+    return { written: parseLsn(row.written), flushed: parseLsn(row.flushed) };
+  }
+
+  #noteDurable({ written, flushed }: TargetPositions, committed: bigint | null): void {
+    const { confirmation, status } = this.#options;
     if (committed !== null) {
       this.#merged = committed > this.#merged ? committed : this.#merged;
-      confirmation.committed(committed, parseLsn(row.written));
+      confirmation.committed(committed, written);
     }
-    confirmation.flushed(parseLsn(row.flushed));
+    confirmation.flushed(flushed);
     status.confirmedLsn = confirmation.confirmed;
   }
 

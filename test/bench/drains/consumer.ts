@@ -22,6 +22,7 @@ export interface Consumer {
   /** Brings the target to what it holds when nothing of the backlog has come, and does all that needs no time to count. */
   reset(): Promise<void>;
   start(): Promise<void>;
+  /** It reads no more; a process may be kept for the next run. */
   stop(): Promise<void>;
   /** Of a process outside the servers; null: there is none. */
   pid(): number | null;
