@@ -36,7 +36,7 @@ SELECT (SELECT definition FROM coregent.replicated_table WHERE name = $3) AS def
        ARRAY(SELECT attname::text FROM pg_attribute
               WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attname LIKE 'cg\\_%') AS columns,
        to_regclass($2) IS NOT NULL AS tombstone_there,
-       to_regclass($7) IS NOT NULL
+       to_regclass($7) IS NOT NULL AND has_sequence_privilege('public', to_regclass($7), 'SELECT')
          AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($2) AND tgname = $8 AND tgenabled = 'A')
          AS gate_there,
        EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid

@@ -24,7 +24,11 @@ export const tombstoneName = (schema: string, table: string): string =>
   `tombstone_${tableSlug(schema, table)}`;
 
 /** Name of the sequence that says whether the table has tombstones here, see `entombedGate`. At most 63 bytes. */
-export const gateName = (schema: string, table: string): string => `entombed_${tableSlug(schema, table)}`;
+export const gateName = (schema: string, table: string): string => `gate_${tableSlug(schema, table)}`;
+
+/** What older versions had instead; it was open where it had a value. */
+export const formerGateName = (schema: string, table: string): string =>
+  `entombed_${tableSlug(schema, table)}`;
 
 /** A name in our schema, quoted. */
 export const ours = (name: string): string => `coregent.${identifier(name)}`;

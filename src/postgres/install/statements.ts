@@ -216,22 +216,11 @@ export class Statements {
   END IF;`;
   }
 
-  get #gate(): string {
-    return literal(ours(gateName(this.#table.schema, this.#table.table)));
-  }
-
-  /** Where no tombstone of the table was ever written here, an insert cannot have met one. */
-  unlessEntombed(): string {
-    return `
-  IF pg_catalog.pg_sequence_last_value(${this.#gate}::pg_catalog.regclass) IS NULL THEN
-    RETURN NULL;
-  END IF;`;
-  }
-
   openGate(): string {
+    const gate = `${literal(ours(gateName(this.#table.schema, this.#table.table)))}::pg_catalog.regclass`;
     return `BEGIN
-  IF pg_catalog.pg_sequence_last_value(${this.#gate}::pg_catalog.regclass) IS NULL THEN
-    PERFORM pg_catalog.nextval(${this.#gate}::pg_catalog.regclass);
+  IF pg_catalog.pg_sequence_last_value(${gate}) IS NOT NULL THEN
+    PERFORM pg_catalog.setval(${gate}, 1, false);
   END IF;
   RETURN NULL;
 END`;

@@ -1,6 +1,6 @@
 import type { ClientBase } from "pg";
 import { identifier, list, literal, qualified } from "../identifiers.ts";
-import { ours, publicationName, tableSlug, tombstoneName } from "./names.ts";
+import { formerGateName, ours, publicationName, tableSlug, tombstoneName } from "./names.ts";
 import type { StampedTable, StampingRegion } from "./statements.ts";
 import { createFunction, entombedGate, tableTriggers, triggerFunctions } from "./triggers.ts";
 
@@ -115,12 +115,31 @@ const createTriggers = async (
   }
 };
 
-/** To be called when the functions are there. The lock that the trigger takes keeps out all who write tombstones. */
-const createGate = async (client: ClientBase, table: StampedTable): Promise<void> => {
+/** @returns whether it was not there. It is open then. */
+const createGate = async (client: ClientBase, table: StampedTable): Promise<boolean> => {
+  const gate = ours(entombedGate(table).sequence);
+  const { rows } = await client.query<{ there: boolean }>("SELECT to_regclass($1) IS NOT NULL AS there", [
+    gate,
+  ]);
+  const isNew = rows[0]?.there !== true;
+  if (isNew) await client.query(`CREATE SEQUENCE ${gate}`);
+  // Whoever may ask it for its next value could close it.
+  await client.query(`REVOKE ALL ON SEQUENCE ${gate} FROM PUBLIC`);
+  await client.query(`GRANT SELECT ON SEQUENCE ${gate} TO PUBLIC`);
+  return isNew;
+};
+
+/**
+ * To be called when the functions are there. The lock that the trigger takes keeps out all who write tombstones; those
+ * who did before have committed then.
+ */
+const guardTombstones = async (
+  client: ClientBase,
+  table: StampedTable,
+  { gateIsNew }: { readonly gateIsNew: boolean },
+): Promise<void> => {
   const gate = entombedGate(table);
   const tombstone = ours(tombstoneName(table.schema, table.table));
-  await client.query(`CREATE SEQUENCE IF NOT EXISTS ${ours(gate.sequence)}`);
-  await client.query(`GRANT SELECT, USAGE ON SEQUENCE ${ours(gate.sequence)} TO PUBLIC`);
   await client.query(`DROP TRIGGER IF EXISTS ${identifier(gate.trigger)} ON ${tombstone}`);
   await client.query(
     `CREATE TRIGGER ${identifier(gate.trigger)} BEFORE INSERT ON ${tombstone}
@@ -128,10 +147,12 @@ const createGate = async (client: ClientBase, table: StampedTable): Promise<void
   );
   // Merges write under the replica role.
   await client.query(`ALTER TABLE ${tombstone} ENABLE ALWAYS TRIGGER ${identifier(gate.trigger)}`);
-  await client.query(
-    `SELECT nextval(${literal(ours(gate.sequence))}::regclass)
-      WHERE pg_sequence_last_value(${literal(ours(gate.sequence))}::regclass) IS NULL AND EXISTS (SELECT FROM ${tombstone})`,
-  );
+  if (gateIsNew) {
+    await client.query(
+      `SELECT nextval(${literal(ours(gate.sequence))}::regclass) WHERE NOT EXISTS (SELECT FROM ${tombstone})`,
+    );
+  }
+  await client.query(`DROP SEQUENCE IF EXISTS ${ours(formerGateName(table.schema, table.table))}`);
 };
 
 /**
@@ -149,8 +170,9 @@ export const takeUpTable = async (
   const baseline = rows[0]?.baseline ?? "0";
   await addColumns(client, table, baseline);
   await createTombstones(client, table);
+  const gateIsNew = await createGate(client, table);
   await createTriggers(client, table, options.region);
-  await createGate(client, table);
+  await guardTombstones(client, table, { gateIsNew });
   await publish(client, relation);
   await publish(client, ours(tombstoneName(table.schema, table.table)));
   await client.query(
@@ -199,7 +221,8 @@ export const releaseTable = async (
     );
   }
   await client.query(`DROP TABLE IF EXISTS ${ours(tombstoneName(table.schema, table.table))}`);
-  await client.query(`DROP SEQUENCE IF EXISTS ${ours(entombedGate(table).sequence)}`);
+  const gates = [entombedGate(table).sequence, formerGateName(table.schema, table.table)];
+  await client.query(`DROP SEQUENCE IF EXISTS ${gates.map(ours).join(", ")}`);
   await client.query("DELETE FROM coregent.replicated_table WHERE name = $1", [table.name]);
   await client.query("DELETE FROM coregent.table_sync WHERE table_name = $1", [table.name]);
   await client.query("DELETE FROM coregent.quarantine WHERE table_name = $1", [table.name]);

@@ -11,6 +11,11 @@ export interface TriggerFunction {
    * others, which run for each row, name every operator, function and type by its schema instead: that costs nothing.
    */
   readonly definer: boolean;
+  /**
+   * Reads no table and writes none, but makes NEW. Declared STABLE, since PL/pgSQL takes a snapshot for each expression of
+   * a VOLATILE function that asks for the time or a setting.
+   */
+  readonly computes: boolean;
 }
 
 export interface TableTrigger {
@@ -37,7 +42,7 @@ const settings = [
 ];
 
 export const createFunction = (fn: TriggerFunction): string => `
-CREATE OR REPLACE FUNCTION ${ours(fn.name)}() RETURNS trigger LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION ${ours(fn.name)}() RETURNS trigger LANGUAGE plpgsql ${fn.computes ? "STABLE" : "VOLATILE"}
 ${fn.definer ? `SECURITY DEFINER SET ${settings.join(" SET ")}` : "SECURITY INVOKER"}
 AS ${literal(fn.body)};
 REVOKE ALL ON FUNCTION ${ours(fn.name)}() FROM PUBLIC;`;
@@ -68,6 +73,7 @@ export const triggerFunctions = (table: StampedTable, region: StampingRegion): T
     {
       name: `insert_${slug}`,
       definer: false,
+      computes: true,
       body: `BEGIN
   NEW.cg_version := ${sql.next()};${sql.stampFresh()}
   RETURN NEW;
@@ -76,6 +82,7 @@ END`,
     {
       name: `update_${slug}`,
       definer: false,
+      computes: true,
       body: `BEGIN
   NEW.cg_version := ${sql.next(sql.highest("OLD"))};
   IF ${sql.keyChanged()} THEN${carry}${sql.stampFresh()}
@@ -87,13 +94,20 @@ END`,
     {
       name: `inserted_${slug}`,
       definer: true,
-      body: revives(sql.unlessEntombed() + sql.probe(inserted) + sql.revive(inserted, "tombstone")),
+      computes: false,
+      body: revives(sql.probe(inserted) + sql.revive(inserted, "tombstone")),
     },
-    { name: `entombed_${slug}`, definer: false, body: sql.openGate() },
-    { name: `deleted_${slug}`, definer: true, body: revives(sql.entomb(gone) + sql.revive(gone, "row")) },
+    { name: `entombed_${slug}`, definer: false, computes: false, body: sql.openGate() },
+    {
+      name: `deleted_${slug}`,
+      definer: true,
+      computes: false,
+      body: revives(sql.entomb(gone) + sql.revive(gone, "row")),
+    },
     {
       name: `moved_${slug}`,
       definer: true,
+      computes: false,
       body: revives(
         sql.entomb(sql.record("OLD")) +
           sql.revive(sql.record("OLD"), "row") +
@@ -104,6 +118,7 @@ END`,
     {
       name: `truncate_${slug}`,
       definer: true,
+      computes: false,
       // The relation may be any partition, also one that came later; TRUNCATE is rare enough for dynamic SQL.
       body: `BEGIN
   IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
@@ -121,10 +136,10 @@ END`,
 };
 
 /**
- * The trigger on a table's tombstone relation that opens the gate of its inserts, for whoever writes tombstones: local
- * writes and merges. The gate is a sequence, since it can be read without a query, at once and by everybody, and
- * no abort undoes it; it is open once it has a value. It is opened before the first tombstone can be committed, so whoever has waited
- * for that commit finds it open.
+ * The gate of a table's inserts, and the trigger on its tombstone relation that opens it, for whoever writes tombstones:
+ * local writes and merges. The gate is a sequence, since it can be read without a query, at once and by everybody, and
+ * no abort undoes it. It has a value as long as it is closed: one that was made anew, or that a role may not read, is open.
+ * It is opened before the first tombstone can be committed, so whoever has waited for that commit finds it open.
  */
 export const entombedGate = (
   table: Pick<StampedTable, "schema" | "table">,
@@ -151,10 +166,13 @@ export const tableTriggers = (
     table.partitioned
       ? (on) => `AFTER ${event} ON ${on} FOR EACH ROW`
       : (on) => `AFTER ${event} ON ${on} REFERENCING ${transition} FOR EACH STATEMENT`;
+  const inserted = each("INSERT", "NEW TABLE AS inserted");
+  const gate = `${literal(ours(entombedGate(table).sequence))}::pg_catalog.regclass`;
   return [
     trigger("insert", (on) => `BEFORE INSERT ON ${on} FOR EACH ROW`),
     trigger("update", (on) => `BEFORE UPDATE ON ${on} FOR EACH ROW`),
-    trigger("inserted", each("INSERT", "NEW TABLE AS inserted")),
+    // Where no tombstone of the table was ever written here, an insert cannot have met one. WHEN is judged once the rows are in.
+    trigger("inserted", (on) => `${inserted(on)} WHEN (pg_catalog.pg_sequence_last_value(${gate}) IS NULL)`),
     trigger("deleted", each("DELETE", "OLD TABLE AS gone")),
     // Which the BEFORE trigger has set to 0 where the key changes, and there alone. The server prepares a trigger's WHEN
     // for each statement: a short one is worth having.

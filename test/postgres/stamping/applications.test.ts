@@ -50,7 +50,7 @@ BEGIN
   END LOOP;
   FOR o IN SELECT proname, pg_get_function_identity_arguments(oid) AS args, prorettype::regtype AS result FROM pg_proc
             WHERE pronamespace = 'pg_catalog'::regnamespace
-              AND proname IN ('set_config', 'current_setting', 'nextval', 'pg_sequence_last_value', 'clock_timestamp') LOOP
+              AND proname IN ('set_config', 'current_setting', 'nextval', 'setval', 'pg_sequence_last_value', 'clock_timestamp') LOOP
     EXECUTE format('CREATE FUNCTION evil.%I(%s) RETURNS %s LANGUAGE plpgsql AS %L', o.proname, o.args, o.result,
       format('BEGIN RAISE EXCEPTION USING MESSAGE = %L; END', o.proname || ' of the writer was called'));
   END LOOP;

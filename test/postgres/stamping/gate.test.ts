@@ -11,7 +11,7 @@ const named = async (db: TestDatabase): Promise<{ gate: string; tombstone: strin
   );
   const tombstone = row?.tombstone ?? "";
   return {
-    gate: `coregent.${tombstone.replace("tombstone", "entombed")}`,
+    gate: `coregent.${tombstone.replace("tombstone", "gate")}`,
     tombstone: `coregent.${tombstone}`,
   };
 };
@@ -19,7 +19,7 @@ const named = async (db: TestDatabase): Promise<{ gate: string; tombstone: strin
 const isOpen = async (db: TestDatabase): Promise<boolean> => {
   const { gate } = await named(db);
   const [row] = await db.query<{ open: boolean }>(
-    "SELECT pg_sequence_last_value($1::text::regclass) IS NOT NULL AS open",
+    "SELECT pg_sequence_last_value($1::text::regclass) IS NULL AS open",
     [gate],
   );
   return row?.open === true;
@@ -62,19 +62,97 @@ test.each([
   await insertedUpon(db);
 });
 
-test("an installation from before the gate, or one that lost it, is brought up to date with its tombstones", async () => {
+/** As versions before this one left a table: an AFTER trigger without a condition, and a gate that is open where it has a value. */
+const asBefore = async (db: TestDatabase, { open }: { readonly open: boolean }): Promise<void> => {
+  const { gate, tombstone } = await named(db);
+  const former = gate.replace("gate_", "entombed_");
+  const [fn] = await db.query<{ name: string }>(
+    `SELECT tgfoid::regproc::text AS name FROM pg_trigger
+      WHERE tgrelid = 't'::regclass AND tgname = '~coregent_inserted'`,
+  );
+  await db.query(`DROP TRIGGER "~coregent_inserted" ON t; DROP TRIGGER "~coregent_entombed" ON ${tombstone};
+    DROP SEQUENCE ${gate}; CREATE SEQUENCE ${former};
+    CREATE TRIGGER "~coregent_inserted" AFTER INSERT ON t REFERENCING NEW TABLE AS inserted
+      FOR EACH STATEMENT EXECUTE FUNCTION ${fn?.name}()`);
+  if (open) await db.query(`SELECT nextval('${former}')`);
+};
+
+const missesGate = [{ name: "public.t", change: "repaired", details: ["gate of inserts"] }];
+
+test("an installation from before this gate, or one that lost it, is brought up to date with its tombstones", async () => {
   await using db = await createDatabase();
   await db.query(table);
   await install(db);
   await db.query("INSERT INTO t VALUES (1); DELETE FROM t");
-  const { gate, tombstone } = await named(db);
-  await db.query(`DROP SEQUENCE ${gate}; DROP TRIGGER "~coregent_entombed" ON ${tombstone}`);
-  expect((await install(db)).tables).toEqual([
-    { name: "public.t", change: "repaired", details: ["gate of inserts"] },
-  ]);
+  const { tombstone } = await named(db);
+  await asBefore(db, { open: true });
+  expect((await install(db)).tables).toEqual(missesGate);
   expect((await install(db)).tables).toEqual([]);
   expect(await isOpen(db)).toBe(true);
   await insertedUpon(db);
   await db.query(`ALTER TABLE ${tombstone} DISABLE TRIGGER "~coregent_entombed"`);
-  expect((await install(db)).tables).toMatchObject([{ details: ["gate of inserts"] }]);
+  expect((await install(db)).tables).toEqual(missesGate);
+  expect(await isOpen(db)).toBe(true);
+  expect(await db.query("SELECT FROM pg_class WHERE relname LIKE 'entombed%'")).toEqual([]);
 });
+
+test("one that has no tombstones gets a closed gate, whatever the former one was", async () => {
+  for (const open of [false, true]) {
+    await using db = await createDatabase();
+    await db.query(table);
+    await install(db);
+    await asBefore(db, { open });
+    expect((await install(db)).tables).toEqual(missesGate);
+    expect(await isOpen(db)).toBe(false);
+    await db.query("INSERT INTO t VALUES (1); DELETE FROM t");
+    await insertedUpon(db);
+  }
+});
+
+test("a role that may not read the gate finds it open, and none can close it", async () => {
+  await using db = await createDatabase();
+  await db.query(table);
+  await install(db);
+  const { gate } = await named(db);
+  const role = `writer_${db.name}`;
+  await db.query(`CREATE ROLE ${role}; GRANT ALL ON t TO ${role}; INSERT INTO t VALUES (1); DELETE FROM t`);
+  try {
+    for (const close of [`nextval('${gate}')`, `setval('${gate}', 1)`]) {
+      await expect(db.query(`SET ROLE ${role}; SELECT ${close}`)).rejects.toMatchObject({ code: "42501" });
+      await db.query("RESET ROLE");
+    }
+    await db.query(`REVOKE ALL ON SEQUENCE ${gate} FROM PUBLIC; SET ROLE ${role}`);
+    await db.query("INSERT INTO t VALUES (1, 'again'); RESET ROLE");
+    await db.query("INSERT INTO t VALUES (2); DELETE FROM t");
+    await insertedUpon(db);
+    expect((await install(db)).tables).toEqual(missesGate);
+  } finally {
+    await db.query(`RESET ROLE; DROP OWNED BY ${role}; DROP ROLE ${role}`);
+  }
+});
+
+test.each([false, true])(
+  "a closed gate leaves the AFTER trigger out (partitioned: %s)",
+  async (partitioned) => {
+    await using db = await createDatabase();
+    await db.query(
+      partitioned
+        ? `${table} PARTITION BY RANGE (id); CREATE TABLE t_all PARTITION OF t FOR VALUES FROM (0) TO (99)`
+        : table,
+    );
+    await install(db);
+    const calls = async (): Promise<number> => {
+      const [row] = await db.query<{ calls: string }>(
+        `SELECT coalesce(sum(pg_stat_get_function_calls(oid) + coalesce(pg_stat_get_xact_function_calls(oid), 0)), 0) AS calls
+         FROM pg_proc WHERE proname LIKE 'inserted\\_%'`,
+      );
+      return Number(row?.calls);
+    };
+    await db.query("SET track_functions = 'all'; INSERT INTO t VALUES (1), (2)");
+    await db.query("SELECT pg_stat_force_next_flush()");
+    expect(await calls()).toBe(0);
+    await db.query("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (1)");
+    await db.query("SELECT pg_stat_force_next_flush()");
+    expect(await calls()).toBe(1);
+  },
+);
