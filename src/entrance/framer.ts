@@ -45,11 +45,14 @@ export class Framer {
       const body = at + headerBytes;
       const end = at + 1 + chunk.readInt32BE(at + 1);
       if (end < body || end > chunk.length) break;
-      const kept = this.#kept.includes(type) && end - body <= maxKeptBytes;
-      this.#onMessage(type, kept ? chunk.subarray(body, end) : null);
+      this.#onMessage(type, this.#keeps(type, end - body) ? chunk.subarray(body, end) : null);
       at = end;
     }
     return at;
+  }
+
+  #keeps(type: number, bytes: number): boolean {
+    return this.#kept.includes(type) && bytes <= maxKeptBytes;
   }
 
   #skip(chunk: Buffer, at: number): number {
@@ -85,7 +88,7 @@ export class Framer {
     }
     this.#type = type;
     this.#left = length - 4;
-    if (this.#kept.includes(type) && this.#left <= maxKeptBytes) {
+    if (this.#keeps(type, this.#left)) {
       this.#body = Buffer.alloc(this.#left);
       this.#bodyFilled = 0;
     }

@@ -1,63 +1,9 @@
-import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Conversation } from "../../src/entrance/conversation.ts";
-import { Framer } from "../../src/entrance/framer.ts";
 import { message, query } from "./wire.ts";
 
 const ready = (status = "I"): Buffer => message("Z", status);
 const keyData = message("K", Buffer.from("0000002a01020304", "hex"));
-
-/** In pieces of these sizes, in turn. */
-const cut = (bytes: Buffer, sizes: readonly number[]): Buffer[] => {
-  const pieces: Buffer[] = [];
-  for (let at = 0, i = 0; at < bytes.length; i += 1) {
-    const size = sizes[i % sizes.length] ?? 1;
-    pieces.push(bytes.subarray(at, at + size));
-    at += size;
-  }
-  return pieces;
-};
-
-const messages = fc.array(
-  fc.record({ type: fc.constantFrom("D", "K", "Z", "E"), body: fc.uint8Array({ maxLength: 40 }) }),
-  { maxLength: 20 },
-);
-
-test("messages are found however the network cuts them, and only at their ends is there a boundary", () => {
-  const sizes = fc.array(fc.integer({ min: 1, max: 30 }), { minLength: 1, maxLength: 8 });
-  fc.assert(
-    fc.property(messages, sizes, (expected, sizes) => {
-      const seen: { type: string; body: string | null }[] = [];
-      const framer = new Framer(["K".charCodeAt(0)], (type, body) => {
-        seen.push({ type: String.fromCharCode(type), body: body?.toString("hex") ?? null });
-      });
-      const whole = Buffer.concat(expected.map(({ type, body }) => message(type, Buffer.from(body))));
-      const ends = new Set([0]);
-      let length = 0;
-      for (const { body } of expected) ends.add((length += 5 + body.length));
-      let at = 0;
-      for (const piece of cut(whole, sizes)) {
-        framer.push(piece);
-        at += piece.length;
-        expect(framer.atBoundary).toBe(ends.has(at));
-      }
-      expect(seen).toEqual(
-        expected.map(({ type, body }) => ({
-          type,
-          body: type === "K" ? Buffer.from(body).toString("hex") : null,
-        })),
-      );
-    }),
-  );
-});
-
-test("what is no protocol has no boundaries any more", () => {
-  const framer = new Framer([], () => undefined);
-  framer.push(Buffer.from("Q\0\0\0\x03rest"));
-  expect(framer.atBoundary).toBe(false);
-  framer.push(message("Z", "I"));
-  expect(framer.atBoundary).toBe(false);
-});
 
 const started = (): Conversation => {
   const conversation = new Conversation();

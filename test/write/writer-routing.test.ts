@@ -1,5 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Problem } from "../../src/problems.ts";
+import type { SelectOperation } from "../../src/write/operation.ts";
+import type { ReadOutcome } from "../../src/write/writer.ts";
 import { eventually } from "../support/database.ts";
 import { healths, type WritingRegions } from "./masters-fixture.ts";
 import { codeOf, insert, openRegions, refused, request, rowsOf, update } from "./writer-requests.ts";
@@ -200,6 +202,37 @@ test("a region whose own clock is odd takes no writes, and others do not write t
   } finally {
     await db.query(`ALTER DATABASE "${db.name}" RESET coregent.clock_offset_us`);
   }
+});
+
+test("a read that has waited for its region goes on to who is next by then", async () => {
+  const { writer, masters } = await all.writer("a");
+  const { writer: other } = await all.writer("c");
+  // This region falls behind, so that it is waited for.
+  all.regions.line("a", "c").cut({ mode: "blackhole" });
+  const { session } = await other.write(request([insert("free", { id: "s2", body: "x" })]));
+  const select: SelectOperation = {
+    ...{ kind: "select", table: "free", key: ["s2"], columns: null, filters: [], order: [] },
+    ...{ limit: 1, offset: 0, after: null, count: false },
+  };
+  const read = (waitMs: number): Promise<ReadOutcome> =>
+    writer.read({
+      operations: [select],
+      session,
+      waitMs,
+      signal: new AbortController().signal,
+    });
+  const isDrained = (): boolean | undefined => masters.views().find(({ name }) => name === "b")?.drained;
+  try {
+    await eventually(async () => expect((await read(0)).region).toBe("b"));
+    const waiting = read(1_500);
+    await all.regions.db("b").query("UPDATE coregent.local SET drained_at = now()");
+    await eventually(isDrained);
+    expect((await waiting).region).toBe("c");
+  } finally {
+    all.regions.line("a", "c").heal();
+    await all.regions.db("b").query("UPDATE coregent.local SET drained_at = NULL");
+  }
+  await eventually(async () => expect((await read(5_000)).region).toBe("a"));
 });
 
 test("drained regions are left out without a takeover", async () => {
