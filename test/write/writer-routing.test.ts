@@ -211,8 +211,16 @@ test("a read that has waited for its region goes on to who is next by then", asy
   all.regions.line("a", "c").cut({ mode: "blackhole" });
   const { session } = await other.write(request([insert("free", { id: "s2", body: "x" })]));
   const select: SelectOperation = {
-    ...{ kind: "select", table: "free", key: ["s2"], columns: null, filters: [], order: [] },
-    ...{ limit: 1, offset: 0, after: null, count: false },
+    kind: "select",
+    table: "free",
+    key: ["s2"],
+    columns: null,
+    filters: [],
+    order: [],
+    limit: 1,
+    offset: 0,
+    after: null,
+    count: false,
   };
   const read = (waitMs: number): Promise<ReadOutcome> =>
     writer.read({
