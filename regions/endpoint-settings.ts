@@ -63,7 +63,7 @@ export const openEndpoint: EndpointSettings = {
   requestsPerSecond: 1_000,
   connectionsPerAddress: 1_000,
   sharedAddresses: ["127.0.0.0/8", "::1"],
-  // Three checks, half a second apart, as `coregent haproxy-config` has it.
+  // Three checks at the usual `probeMs`, as `coregent haproxy-config` has it, and the time that they take.
   stopPauseMs: 2_000,
 };
 

@@ -1,3 +1,4 @@
+import type { QueryConfig, QueryResultRow } from "pg";
 import type { RegionVerdict } from "../../regions/route.ts";
 import type { Clock, RandomSource } from "../clock.ts";
 import { Problem } from "../problems.ts";
@@ -220,7 +221,12 @@ export class Attempt {
       region: this.#master.region.id,
       peers: others
         .filter((each) => !down.includes(each))
-        .map((each) => ({ region: each.region.id, database: each })),
+        .map((each) => ({
+          region: each.region.id,
+          database: {
+            query: <R extends QueryResultRow>(config: QueryConfig) => each.unlessDown(each.query<R>(config)),
+          },
+        })),
       unreachable: down.map(({ region }) => region.id),
       timeoutMs: askMs,
       clock,

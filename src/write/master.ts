@@ -7,6 +7,7 @@ import { afterLook, beginWait, patienceMs } from "../../regions/patience.ts";
 import type { Region } from "../../regions/topology.ts";
 import type { WriterSettings } from "../../regions/writer-settings.ts";
 import type { Clock } from "../clock.ts";
+import { Problem } from "../problems.ts";
 import type { Line } from "../postgres/line.ts";
 import { CatalogCache, readCatalog } from "./catalog.ts";
 import { Connections } from "./connections.ts";
@@ -228,6 +229,24 @@ export class Master implements Database {
         this.#onJudged.add(done);
         signal.addEventListener("abort", done, { once: true });
       });
+    }
+  }
+
+  /**
+   * What the work comes to, unless the master is found to be down meanwhile: then nobody waits for it any more.
+   * @throws Problem `database-unavailable`; what the work throws
+   */
+  async unlessDown<T>(work: Promise<T>): Promise<T> {
+    const { promise: down, reject } = Promise.withResolvers<never>();
+    const judged = (): void => {
+      if (this.#health.health !== "down") return;
+      reject(new Problem("database-unavailable", `the master of ${this.name} does not answer`));
+    };
+    this.#onJudged.add(judged);
+    try {
+      return await Promise.race([work, down]);
+    } finally {
+      this.#onJudged.delete(judged);
     }
   }
 

@@ -30,10 +30,10 @@ test("what is left out has its usual value", () => {
   expect(regions.map(({ entrance }) => entrance)).toEqual([null, null]);
 });
 
-test("a failed master is told within three seconds by the usual settings", () => {
+test("a failed master is told in time to write elsewhere within three seconds, by the usual settings", () => {
   const { probeMs, probeTimeoutMs, failuresToDown } = defaultWriterSettings;
   // The worst case: it fell silent just after it answered.
-  expect(probeMs + failuresToDown * probeTimeoutMs).toBeLessThan(3_000);
+  expect(probeMs + failuresToDown * probeTimeoutMs).toBeLessThanOrEqual(2_100);
 });
 
 test("the writer's bounds, each by its name", () => {

@@ -56,6 +56,21 @@ test("one whose line breaks is down, with the reason, and is back when it has be
   await healths(masters, { b: "healthy" });
 });
 
+test("a short question to one that falls silent ends with that it is down, and not with the line", async () => {
+  const masters = all.masters("a");
+  await healths(masters, { b: "healthy" });
+  const b = masters.find("b");
+  if (b === undefined) throw new Error("there is no master of b");
+  const ask = () => b.unlessDown(b.query<{ n: number }>({ text: "SELECT 1 AS n" }));
+  expect((await ask()).rows).toEqual([{ n: 1 }]);
+  all.line("b").cut({ mode: "blackhole" });
+  await expect(ask()).rejects.toMatchObject({
+    code: "database-unavailable",
+    message: "the master of b does not answer",
+  });
+  expect(b.health.health).toBe("down");
+});
+
 test("one that falls silent is down, and whoever waits for its answer hears of it", async () => {
   const masters = all.masters("a");
   await healths(masters, { b: "healthy" });
