@@ -181,7 +181,8 @@ export class Backlog {
 /** Slots are named for all databases of a server; there is one reader of a slot, and so one copy. */
 const copyOf = (slot: string): string => `${slot.slice(0, 55)}_backlog`;
 
-const positionOf = async (client: Client): Promise<bigint> => {
+/** How far the peer has flushed its WAL. */
+export const positionOf = async (client: Client): Promise<bigint> => {
   const { rows } = await client.query<{ lsn: string }>("SELECT pg_current_wal_flush_lsn()::text AS lsn");
   return parseLsn(rows[0]?.lsn ?? "0/0");
 };

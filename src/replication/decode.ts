@@ -24,6 +24,11 @@ export interface DecoderOptions {
   readonly format: StateFormat;
   /** Changes whose version names another region are left out: that region sends them itself. Null: all are taken. */
   readonly sourceRegion: number | null;
+  /**
+   * A transaction is being streamed, of whose end nothing is known yet: what follows `sink.begin` must not be merged
+   * before it is known to have committed. `xid`: of the source, 32 bits.
+   */
+  readonly streamed?: (xid: number) => void;
 }
 
 /** The stream is not what pgoutput sends, or holds what the link did not ask for. A new stream may set it right. */
@@ -44,6 +49,14 @@ export class NoBinaryFormat extends DecodeError {
   }
 }
 
+/**
+ * A transaction that was streamed before its commit was not to be: it is open at the source, or a part of it was rolled
+ * back. A stream of whole transactions has none of this.
+ */
+export class StreamedTooSoon extends Error {
+  readonly reaction = "retry";
+}
+
 /** Microseconds from 1970 to 2000, where PostgreSQL's clock starts. */
 export const postgresEpoch = 946_684_800_000_000n;
 
@@ -60,7 +73,13 @@ const messages = {
   truncate: code("T"),
   origin: code("O"),
   message: code("M"),
+  streamStart: code("S"),
+  streamStop: code("E"),
+  streamCommit: code("c"),
+  streamAbort: code("A"),
 } as const;
+/** In a block of a streamed transaction each message bears the id of the (sub)transaction. */
+const xidBytes = 4;
 const asNull = code("n");
 const asUnchanged = code("u");
 const asText = code("t");
@@ -84,10 +103,13 @@ class MutableTuple implements Tuple {
 }
 
 /**
- * Decodes pgoutput's messages, protocol version 1. A message is only read during `decode`: the driver overwrites its
+ * Decodes pgoutput's messages, protocol versions 1 and 2. A message is only read during `decode`: the driver overwrites its
  * memory later. Values are copied once, from the message into the sink's buffer.
  *
  * Deletes and truncates are left out: they carry no version, and the tombstones say the same with theirs.
+ *
+ * Streamed transactions and whatever commits between their blocks are one transaction to the sink: their rows go to the
+ * target as they come, and nothing of it can be committed there before all of it can.
  *
  * @throws DecodeError; the stream cannot go on after that
  */
@@ -101,6 +123,11 @@ export class Decoder {
   readonly #relations = new Map<number, Mapping | Misfit>();
   readonly #new = new MutableTuple();
   readonly #old = new MutableTuple();
+  readonly #onStreamed: (xid: number) => void;
+  /** Transactions of which blocks have come, and no end. */
+  readonly #streamed = new Set<number>();
+  /** 0, or within a block {@link xidBytes}. */
+  #xid = 0;
   #commitTime = 0n;
 
   constructor(sink: ChangeSink, options: DecoderOptions) {
@@ -109,6 +136,11 @@ export class Decoder {
     this.#format = options.format;
     this.#valueKind = options.format === "binary" ? asBinary : asText;
     this.#sourceRegion = options.sourceRegion;
+    this.#onStreamed =
+      options.streamed ??
+      (() => {
+        throw new DecodeError("a transaction is streamed, which was not asked for");
+      });
   }
 
   /** A message, from byte `start` on. */
@@ -116,17 +148,22 @@ export class Decoder {
     switch (message.readUInt8(start)) {
       case messages.insert:
       case messages.update:
-        return this.#change(message, start + 1);
+        return this.#change(message, start + 1 + this.#xid);
       case messages.begin:
         this.#commitTime = message.readBigInt64BE(start + 9) + postgresEpoch;
-        return this.#sink.begin();
+        return this.#begin();
       case messages.commit:
         // flags, the commit record's LSN, its end, its time
-        return this.#sink.commit(message.readBigUInt64BE(start + 10), this.#commitTime);
+        return this.#commit(message.readBigUInt64BE(start + 10));
       case messages.relation:
-        return this.#relation(message, start + 1);
+        return this.#relation(message, start + 1 + this.#xid);
       case messages.type:
-        return this.#type(message, start + 1);
+        return this.#type(message, start + 1 + this.#xid);
+      case messages.streamStart:
+      case messages.streamStop:
+      case messages.streamCommit:
+      case messages.streamAbort:
+        return this.#block(message, start);
       case messages.delete:
       case messages.truncate:
       case messages.origin:
@@ -135,6 +172,34 @@ export class Decoder {
       default:
         throw new DecodeError(`unknown message ${message.readUInt8(start)} in the stream`);
     }
+  }
+
+  #block(message: Buffer, start: number): void {
+    const kind = message[start];
+    this.#xid = kind === messages.streamStart ? xidBytes : 0;
+    if (kind === messages.streamStop) return;
+    const xid = message.readUInt32BE(start + 1);
+    if (kind === messages.streamAbort) {
+      throw new StreamedTooSoon("a part of a streamed transaction was rolled back");
+    }
+    if (kind === messages.streamCommit) {
+      this.#streamed.delete(xid);
+      // xid, flags, the commit record's LSN, its end, its time
+      this.#commitTime = message.readBigInt64BE(start + 22) + postgresEpoch;
+      return this.#commit(message.readBigUInt64BE(start + 14));
+    }
+    if (this.#streamed.has(xid)) return;
+    this.#begin();
+    this.#streamed.add(xid);
+    this.#onStreamed(xid);
+  }
+
+  #begin(): void {
+    if (this.#streamed.size === 0) this.#sink.begin();
+  }
+
+  #commit(endLsn: bigint): void {
+    if (this.#streamed.size === 0) this.#sink.commit(endLsn, this.#commitTime);
   }
 
   #type(message: Buffer, start: number): void {

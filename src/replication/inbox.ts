@@ -29,6 +29,8 @@ interface Held {
 }
 
 const leastSpareBytes = 65_536;
+/** Changes of a transaction, after which a message more or less a moment earlier is nothing to the taker. */
+const largeTransaction = 500;
 
 /** A position of the source's WAL up to which nothing concerns us, and the source's clock when it said so. */
 interface Keepalive {
@@ -78,9 +80,14 @@ export class Inbox implements ChangeSink {
     return this.#closed.reduce((sum, batch) => sum + batch.changes, this.#whole.changes + this.#open.changes);
   }
 
-  /** Whether the taker waits for what comes next. */
+  /** Whether the taker waits for what comes next, and not for the rest of a large transaction. */
   get awaited(): boolean {
-    return this.#waiting !== null;
+    return this.#waiting !== null && this.#open.states < largeTransaction;
+  }
+
+  /** The batch that will be taken next; null: there is none yet. */
+  get next(): Batch | null {
+    return this.#closed[0] ?? null;
   }
 
   /** The source has changed: the new one is paused if it must be. */

@@ -2,10 +2,10 @@ import type { Buffer } from "node:buffer";
 import type { Logger } from "pino";
 import { directLine } from "../postgres/line.ts";
 import { publicationName } from "../postgres/install/names.ts";
-import { Backlog } from "./backlog.ts";
+import { Backlog, positionOf } from "./backlog.ts";
 import type { Batch } from "./batch.ts";
 import { Confirmation } from "./confirm.ts";
-import { Decoder } from "./decode.ts";
+import { Decoder, StreamedTooSoon } from "./decode.ts";
 import { fetchFrom } from "./fetch.ts";
 import { Inbox } from "./inbox.ts";
 import type { MergeSession } from "./merge-session.ts";
@@ -38,6 +38,8 @@ export interface LinkStreamParts {
   readonly session: MergeSession;
   readonly target: Target;
   readonly start: Start;
+  /** Far behind, large transactions may be merged before the source has decoded all of them. */
+  readonly mayStream: boolean;
   /** Ends at once: there is nothing to be drained, or the link begins anew. */
   readonly again: AbortSignal;
   /** Called when changes come from now on. */
@@ -58,6 +60,8 @@ export class LinkStream {
   /** What is read from now. */
   #source: { pause(): void; resume(): void; hurry(): void } | null = null;
   #stream: ReplicationStream | null = null;
+  /** Rejects where one of the transactions that are streamed has not committed. */
+  #committed: Promise<unknown> = Promise.resolve();
   /** Aborted when nothing more is read. */
   readonly #lost = new AbortController();
 
@@ -74,7 +78,14 @@ export class LinkStream {
         hurry: () => this.#source?.hurry(),
       },
     );
-    this.#decoder = new Decoder(this.#inbox, { ...target, sourceRegion: peer.id });
+    this.#decoder = new Decoder(this.#inbox, {
+      ...target,
+      sourceRegion: peer.id,
+      streamed: (xid) => {
+        this.#committed = Promise.all([this.#committed, checkCommitted(parts.source, xid)]);
+        this.#committed.catch(() => undefined);
+      },
+    });
   }
 
   /** Until `ending`: then it takes no more batches, and drains. @throws whatever ended it */
@@ -113,9 +124,11 @@ export class LinkStream {
     const decode = (bytes: Buffer, at: number): void => this.#decoder.decode(bytes, at);
     const from = await backlog.read(start, { begun: this.#parts.begun, decode }, ended);
     this.#source = null;
+    const behind = (await positionOf(source.client)) - from;
     const stream = await ReplicationStream.open(
       {
         ...reading,
+        streamingKb: this.#parts.mayStream && behind >= limits.streamingBytes ? limits.streamingKb : null,
         url: peer.url,
         line: peer.line ?? directLine,
         applicationName: `coregent stream ${peer.name} > ${context.region.name}`,
@@ -177,9 +190,14 @@ export class LinkStream {
     const { status, context, merged } = this.#parts;
     for (;;) {
       const batch = await this.#next(merger, ending);
+      await this.#committed;
       status.receivedLsn = batch.endLsn > status.receivedLsn ? batch.endLsn : status.receivedLsn;
       status.pendingCommitMs = batch.states > 0 ? Number(batch.commitTime / 1000n) : 0;
-      await merger.merge(batch, ending);
+      const merging = merger.merge(batch, ending);
+      setImmediate(() => {
+        if (this.#inbox.next !== null) merger.prepare(this.#inbox.next);
+      });
+      await merging;
       merged();
       if (this.#stream !== null && this.#inbox.bufferedChanges === 0) {
         status.pendingCommitMs = 0;
@@ -262,3 +280,20 @@ export class LinkStream {
     }
   }
 }
+
+/**
+ * A peer's transaction is merged before its commit has come only if it has been committed: one that is open would hold
+ * locks of our local writers for as long as it takes.
+ * @throws StreamedTooSoon if it has not
+ */
+const checkCommitted = async ({ client }: SourceSession, xid: number): Promise<void> => {
+  // The stream names it by 32 bits: it is the one nearest to those that are running.
+  const { rows } = await client.query<{ status: string | null }>({
+    name: "streamed",
+    text: `SELECT pg_catalog.pg_xact_status((next + (($1 - next + 2147483648) & 4294967295) - 2147483648)::text::xid8) AS status
+             FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next) AS s`,
+    values: [xid],
+  });
+  const status = rows[0]?.status ?? "unknown";
+  if (status !== "committed") throw new StreamedTooSoon(`transaction ${xid} of the peer is ${status}`);
+};

@@ -5,6 +5,7 @@ import { originName, slotName } from "../postgres/install/names.ts";
 import { type Reaction, reactionTo } from "../postgres/sqlstate.ts";
 import { judgeContinuity } from "./continuity.ts";
 import { copyPending } from "./copy.ts";
+import { StreamedTooSoon } from "./decode.ts";
 import { LinkStream, type Start } from "./link-stream.ts";
 import { MergeSession } from "./merge-session.ts";
 import { markForCopy, readProgress } from "./progress.ts";
@@ -39,6 +40,8 @@ export class Link {
   readonly #parts: LinkParts;
   readonly #logger: Logger;
   readonly #backoff: Backoff;
+  /** The last attempt has met a transaction that is not to be merged before its commit has come. */
+  #metOpen = false;
   /** Ends the present attempt, so that the next one looks at coregent.table_sync. */
   #again = new AbortController();
 
@@ -67,7 +70,9 @@ export class Link {
       try {
         await this.#attempt(signal);
       } catch (error) {
-        if (!signal.aborted && !(error instanceof CopyWanted)) {
+        this.#metOpen = error instanceof StreamedTooSoon;
+        if (this.#metOpen) this.#logger.info({ reason: error }, "large transactions are waited for");
+        else if (!signal.aborted && !(error instanceof CopyWanted)) {
           await pause(this.#context.clock, this.#react(error), AbortSignal.any([signal, back.signal]));
           // What failed had to do with the line, which is another now.
           if (back.signal.aborted) this.#backoff.reset();
@@ -128,6 +133,7 @@ export class Link {
         session,
         target,
         start,
+        mayStream: !this.#metOpen,
         again: this.#again.signal,
         begun: () => this.#enter("streaming"),
         merged: () => this.#backoff.reset(),

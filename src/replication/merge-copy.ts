@@ -26,6 +26,12 @@ const trialsIn = (session: MergeSession, relation: string): Trials => {
   return trials;
 };
 
+/** Builds what `copyStates` will send, if it will. */
+export const prepareCopy = (session: MergeSession, set: StateSet): void => {
+  if (set.format === "binary" && trialsIn(session, relationOf(set.table, set.kind)).skip === 0)
+    set.copyData();
+};
+
 /**
  * Inserts states of new keys by COPY, which takes half the server's time of an upsert: nothing is asked of the key
  * beforehand. It inserts all of them or, where a key is there or a row does not fit, none. What is to be asked once they

@@ -8,7 +8,7 @@ import type { FetchStates } from "./fetch.ts";
 import { keysOf } from "./merge-keys.ts";
 import { MergeCounts, type Candidate, type MergeReport } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
-import { copyStates } from "./merge-copy.ts";
+import { copyStates, prepareCopy } from "./merge-copy.ts";
 import { applyFitting, applyStates, byPredecessor, piecesOf, type Fitted } from "./merge-states.ts";
 import { setAside, settleQuarantine } from "./quarantine.ts";
 import type { StateSet } from "./states.ts";
@@ -72,6 +72,17 @@ export const mergeBatch = async (
   return counts.report();
 };
 
+/** Below so many new keys of a relation other statements cost less than COPY. */
+const leastCopied = 200;
+
+/** Builds most of what merging the batch will send: while the server is at work on the one before. */
+export const prepareBatch = (session: MergeSession, { tables }: Pick<Batch, "tables">): void => {
+  for (const { rows, tombstones } of tables) {
+    if (tombstones.count >= leastCopied) prepareCopy(session, tombstones);
+    if (rows.count >= leastCopied && byPredecessor(rows).first === rows) prepareCopy(session, rows);
+  }
+};
+
 /** One table's part of a batch. */
 class TableMerge {
   readonly #session: MergeSession;
@@ -126,7 +137,7 @@ class TableMerge {
   }
 
   async #copied(set: StateSet): Promise<boolean> {
-    if (set.count < Math.max(1, this.#options.leastCopied ?? 200)) return false;
+    if (set.count < Math.max(1, this.#options.leastCopied ?? leastCopied)) return false;
     const copied = await copyStates(this.#session, set, () => this.#sweepSet(set));
     if (copied) this.#merged.push(set);
     return copied;

@@ -5,16 +5,30 @@ export interface PgoutputOptions {
   readonly binary: boolean;
   /** Leaves out changes that the source itself merged, if its merge sessions have a replication origin. */
   readonly ownChangesOnly: boolean;
+  /**
+   * Transactions larger than so many kB are sent as they are decoded, before the source has come to their commit. Default:
+   * none are.
+   */
+  readonly streamingKb?: number | null;
 }
 
-/** Version 1 of the protocol has all that is needed: whole transactions, in the order of their commits. */
+/**
+ * Version 1 of the protocol sends whole transactions, in the order of their commits. Version 2 sends the large ones in
+ * blocks besides.
+ */
 export const pgoutputOptions = (options: PgoutputOptions): Record<string, string> => ({
-  proto_version: "1",
+  ...(isStreaming(options) ? { proto_version: "2", streaming: "on" } : { proto_version: "1" }),
   publication_names: identifier(options.publication),
   binary: String(options.binary),
   messages: "false",
   origin: options.ownChangesOnly ? "none" : "any",
 });
+
+const isStreaming = (options: PgoutputOptions): boolean => (options.streamingKb ?? null) !== null;
+
+/** What the session decodes in memory. */
+export const memorySql = (options: PgoutputOptions): string =>
+  isStreaming(options) ? `SET logical_decoding_work_mem = ${options.streamingKb}` : decodingMemorySql;
 
 /**
  * A transaction of more than logical_decoding_work_mem is written to a file of the source and read again, which costs as

@@ -18,6 +18,7 @@ export class BufferedStates implements StateSet {
   /** Where a collapsed state's unchanged columns are those of an older version than its `prev`. */
   readonly #since: ReadonlyMap<number, bigint>;
   #value: Buffer | null = null;
+  #copyData: Buffer | null = null;
 
   constructor(
     buffer: StateBuffer,
@@ -77,6 +78,11 @@ export class BufferedStates implements StateSet {
   }
 
   copyData(): Buffer {
+    this.#copyData ??= this.#tuples();
+    return this.#copyData;
+  }
+
+  #tuples(): Buffer {
     const carried = this.#layout.columns.map((column) => this.columns.includes(column));
     // Smaller in any case: a state loses the types of its fields, and gains nothing.
     const data = Buffer.allocUnsafe(copyHeader.length + this.bytes + copyTrailer.length);

@@ -37,7 +37,7 @@ export interface StateSet {
   source(parameter: number): string;
   /** The parameter. Built on the first call, kept for the next. */
   value(): Buffer;
-  /** The carried columns of all states as the data of a binary COPY. Only of format `binary`. */
+  /** The carried columns of all states as the data of a binary COPY. Only of format `binary`. Built as `value` is. */
   copyData(): Buffer;
   version(index: number): bigint;
   /** 0 where the table has no owners. */

@@ -9,7 +9,7 @@ import type { Line } from "../postgres/line.ts";
 import { withTls } from "../postgres/tls.ts";
 import { postgresEpoch } from "./decode.ts";
 import { formatLsn } from "./lsn.ts";
-import { decodingMemorySql, pgoutputOptions, type PgoutputOptions } from "./pgoutput.ts";
+import { memorySql, pgoutputOptions, type PgoutputOptions } from "./pgoutput.ts";
 import type { WalsenderState } from "./slot.ts";
 import { judgeSilence, statusIntervalMs } from "./stream-rules.ts";
 
@@ -204,7 +204,7 @@ export class ReplicationStream implements AsyncDisposable {
       connection.stream.pause();
     }
     await client.query(pinSql);
-    await client.query(decodingMemorySql);
+    await client.query(memorySql(this.#options));
     const { rows } = await client.query<{ ms: string }>(timeoutSql);
     this.#statusEveryMs = statusIntervalMs(Number(rows[0]?.ms ?? 0));
     // The driver's own listener does nothing, for every row.

@@ -2,7 +2,7 @@ import type { Batch } from "./batch.ts";
 import type { Confirmation } from "./confirm.ts";
 import type { FetchStates } from "./fetch.ts";
 import { parseLsn } from "./lsn.ts";
-import { mergeBatch } from "./merge.ts";
+import { mergeBatch, prepareBatch } from "./merge.ts";
 import type { MergeReport } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
 import type { LinkStatus } from "./status.ts";
@@ -59,6 +59,11 @@ export class TransactionMerger {
   /** @throws what the link reacts to; the transaction is then rolled back */
   async merge(batch: Batch, signal: AbortSignal): Promise<void> {
     await this.#alone(() => this.#merge(batch, signal));
+  }
+
+  /** What can be done for a batch before its turn has come. */
+  prepare(batch: Batch): void {
+    prepareBatch(this.#options.session, batch);
   }
 
   /** Looks whether more has become durable, unless a batch is being merged: then its commit tells. */

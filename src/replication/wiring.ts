@@ -31,6 +31,13 @@ export interface AgentLimits {
    * all of it has been decoded, so we would wait for the end of one that is huge before we begin to merge it.
    */
   readonly backlogTransactionBytes: number;
+  /**
+   * A stream whose peer is so many bytes of WAL ahead brings transactions of more than so many kB while they are decoded. More
+   * would be decoded at a time while the target waits; of a larger one the source writes parts to disk (toasted values, and
+   * what ON CONFLICT inserts, cannot be sent while they are incomplete).
+   */
+  readonly streamingBytes: number;
+  readonly streamingKb: number;
   /** Rows of one piece when states are copied. */
   readonly copyPieceRows: number;
   readonly connectTimeoutMs: number;
@@ -52,6 +59,8 @@ export const defaultLimits: AgentLimits = {
   backlogBytes: 64 * 1024 * 1024,
   backlogPieceChanges: 100_000,
   backlogTransactionBytes: 1024 * 1024,
+  streamingBytes: 16 * 1024 * 1024,
+  streamingKb: 16 * 1024,
   copyPieceRows: 5_000,
   connectTimeoutMs: 10_000,
   silenceTimeoutMs: 30_000,

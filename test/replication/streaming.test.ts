@@ -1,0 +1,144 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { eventually } from "../support/database.ts";
+import { type LocalAgent, positions, Regions } from "./agents.ts";
+
+/**
+ * Transactions that a source streams before it has decoded their commit, as it does where a link is far behind.
+ * 64 kB is the least that the server takes.
+ */
+const limits = { streamingBytes: 1_000, streamingKb: 64, maxBatchRows: 200, maxBatchBytes: 50_000 };
+
+let regions: Regions;
+
+beforeAll(async () => {
+  regions = await Regions.create({ schema: "CREATE TABLE notes (id text PRIMARY KEY, body text)" });
+  const { b } = await regions.agents();
+  await regions.db("a").query("INSERT INTO notes VALUES ('first', '')");
+  await regions.equal();
+  await b!.stop();
+});
+afterAll(() => regions[Symbol.asyncDispose]());
+
+const many = (prefix: string, count = 3_000): string =>
+  `INSERT INTO notes SELECT '${prefix}' || i, repeat('x', 50) FROM generate_series(1, ${count}) AS i`;
+
+const rowsIn = async (region: string, prefix: string): Promise<number> => {
+  const [row] = await regions
+    .db(region)
+    .query<{ n: number }>("SELECT count(*)::int AS n FROM notes WHERE id LIKE $1", [`${prefix}%`]);
+  return row?.n ?? -1;
+};
+
+/** How many transactions the source has streamed to B so far. */
+const streamed = async (): Promise<number> => {
+  const [row] = await regions
+    .db("a")
+    .query<{ n: number }>(
+      "SELECT stream_txns::int AS n FROM pg_stat_replication_slots WHERE slot_name = $1",
+      [regions.slot("a", "b")],
+    );
+  return row?.n ?? -1;
+};
+
+const gaveUp = ({ logs }: LocalAgent): number =>
+  logs.filter(({ msg }) => msg === "large transactions are waited for").length;
+
+/** It confirms what it has merged before it ends. */
+const stopped = async (agent: LocalAgent): Promise<void> => {
+  await agent.stop();
+  const { merged, confirmed } = await positions(regions, "a", "b");
+  expect(confirmed).toBe(merged);
+};
+
+test("large transactions are streamed, whatever commits between their blocks", async () => {
+  const before = await streamed();
+  const [one, two] = [await regions.db("a").connect(), await regions.db("a").connect()];
+  await one.query("BEGIN");
+  await two.query("BEGIN");
+  for (const part of ["p", "q", "r"]) {
+    await one.query(many(`one ${part}`));
+    await regions.db("a").query("INSERT INTO notes VALUES ($1, 'small')", [`between ${part}`]);
+    await two.query(many(`two ${part}`));
+    await two.query("SAVEPOINT kept");
+    await two.query("UPDATE notes SET body = 'changed' WHERE id LIKE $1", [`two ${part}1%`]);
+    await two.query("RELEASE SAVEPOINT kept");
+    await regions.db("a").query("UPDATE notes SET body = body || '!' WHERE id = 'first'");
+  }
+  await two.query("DELETE FROM notes WHERE id LIKE 'two p2%'");
+  await two.query("COMMIT");
+  await regions.db("a").query("INSERT INTO notes VALUES ('between commits', 'small')");
+  await one.query("COMMIT");
+  const agent = await regions.agent("b", limits).streaming();
+  await regions.equal(30_000);
+  expect(await rowsIn("b", "one ")).toBe(9_000);
+  expect(agent.errors()).toEqual([]);
+  expect(gaveUp(agent)).toBe(0);
+  await regions.db("a").query("INSERT INTO notes VALUES ('after', '')");
+  await regions.equal();
+  await stopped(agent);
+  // The walsender counts when it ends.
+  await eventually(async () => expect(await streamed()).toBeGreaterThanOrEqual(before + 2));
+});
+
+test("nothing of a streamed transaction can be seen before all of it", async () => {
+  const lock = await regions.db("b").connect();
+  await lock.query("BEGIN");
+  await lock.query("INSERT INTO notes VALUES ('whole q2999', 'here')");
+  const writer = await regions.db("a").connect();
+  await writer.query("BEGIN");
+  await writer.query(many("whole p"));
+  await regions.db("a").query("INSERT INTO notes VALUES ('between blocks', '')");
+  await writer.query(many("whole q"));
+  await writer.query("COMMIT");
+  const agent = await regions.agent("b", limits).streaming();
+  await eventually(async () => {
+    const waiting = await regions
+      .db("b")
+      .query(
+        "SELECT FROM pg_stat_activity WHERE application_name LIKE 'coregent link a%' AND wait_event_type = 'Lock'",
+      );
+    expect(waiting).toHaveLength(1);
+  });
+  expect(await rowsIn("b", "whole")).toBe(0);
+  await lock.query("ROLLBACK");
+  await regions.equal(30_000);
+  await agent.stop();
+});
+
+test("a part that was rolled back is not merged", async () => {
+  const session = await regions.db("a").connect();
+  await session.query("BEGIN");
+  await session.query(many("kept"));
+  await session.query("SAVEPOINT undone");
+  await session.query(many("undone"));
+  await session.query("ROLLBACK TO SAVEPOINT undone");
+  await session.query(many("kept too"));
+  await session.query("COMMIT");
+  const agent = await regions.agent("b", limits).streaming();
+  await regions.equal(30_000);
+  expect(await rowsIn("b", "kept")).toBe(6_000);
+  expect(gaveUp(agent)).toBe(1);
+  expect(agent.link("a").resyncs).toBe(0);
+  await stopped(agent);
+});
+
+test("a transaction that is open keeps nobody waiting, and is merged when it has committed", async () => {
+  const [committing, failing] = [await regions.db("a").connect(), await regions.db("a").connect()];
+  await committing.query("BEGIN");
+  await committing.query(many("open"));
+  await failing.query("BEGIN");
+  await failing.query(many("vain"));
+  const agent = await regions.agent("b", limits).streaming();
+  await eventually(() => expect(gaveUp(agent)).toBe(1));
+  await regions.db("a").query("INSERT INTO notes VALUES ('meanwhile', '')");
+  await eventually(async () => expect(await rowsIn("b", "meanwhile")).toBe(1));
+  expect(await rowsIn("b", "open")).toBe(0);
+  // Local writers do not wait for it either.
+  await regions.db("b").query("INSERT INTO notes VALUES ('open1', 'here first')");
+  await failing.query("ROLLBACK");
+  await committing.query("COMMIT");
+  await eventually(async () => expect(await rowsIn("b", "open")).toBe(3_000));
+  await regions.equal(30_000);
+  expect(await rowsIn("b", "vain")).toBe(0);
+  await agent.stop();
+});
