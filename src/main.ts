@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import "./v8-heap.ts";
 import process from "node:process";
 import { createInterface } from "node:readline/promises";
 import pc from "picocolors";

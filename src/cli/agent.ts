@@ -1,4 +1,3 @@
-import { setFlagsFromString } from "node:v8";
 import { InvalidArgumentError, Option } from "commander";
 import type { Topology } from "../../regions/topology.ts";
 import { regionNamed } from "../config.ts";
@@ -30,13 +29,6 @@ const listenOption = (text: string): ListenAddress => {
   }
 };
 
-/**
- * After a time in which much survived (a start, a copy), V8 allocates what some places of the code make in the old generation at
- * once. Of a request that is a few objects, dead soon, which keep all the others that it made through every minor collection:
- * each took 7 ms instead of 1 (docs/benchmarks.md, "The endpoint").
- */
-const keepShortLivedYoung = (): void => setFlagsFromString("--no-allocation-site-pretenuring");
-
 /** `coregent agent`: the links of one region, until SIGTERM or SIGINT, which drain them. */
 export const registerAgent: RegisterCommand = (program, context) => {
   program
@@ -61,7 +53,6 @@ export const registerAgent: RegisterCommand = (program, context) => {
         "The configuration is read again when it changes: regions that join or leave need no restart.",
     )
     .action(async (flags: AgentFlags) => {
-      keepShortLivedYoung();
       const topology = await context.loadTopology();
       await agentCommand(context, topology, flags);
       context.exitCode = exitCodes.ok;

@@ -1,0 +1,24 @@
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+
+/** MB of new space after objects have survived again and again, in a process of its own. */
+const newSpaceAfterSurvivors = async (imported: string): Promise<number> => {
+  const program = `
+    import "${imported}";
+    import { getHeapSpaceStatistics } from "node:v8";
+    let kept = [];
+    for (let i = 0; i < 2_000_000; i++) {
+      kept.push({ i });
+      if (kept.length > 200_000) kept = kept.slice(100_000);
+    }
+    console.log(getHeapSpaceStatistics().find(({ space_name }) => space_name === "new_space").space_size);`;
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "--eval", program]);
+  return Number(stdout) / 2 ** 20;
+};
+
+test("the space of young objects does not grow, as it does by default", async () => {
+  const ours = new URL("../../src/v8-heap.ts", import.meta.url).href;
+  expect(await newSpaceAfterSurvivors(ours)).toBeLessThanOrEqual(16);
+  expect(await newSpaceAfterSurvivors("node:v8")).toBeGreaterThan(16);
+});
