@@ -83,7 +83,8 @@ export class LinkStream {
       sourceRegion: peer.id,
       streamed: (xid) => {
         this.#committed = Promise.all([this.#committed, checkCommitted(parts.source, xid)]);
-        this.#committed.catch(() => undefined);
+        // It may go on for long without a row of ours, and what commits meanwhile waits for its end.
+        this.#committed.catch((error: unknown) => this.#fail(error));
       },
     });
   }
@@ -190,7 +191,7 @@ export class LinkStream {
     const { status, context, merged } = this.#parts;
     for (;;) {
       const batch = await this.#next(merger, ending);
-      await this.#committed;
+      await unless(ending, this.#committed);
       status.receivedLsn = batch.endLsn > status.receivedLsn ? batch.endLsn : status.receivedLsn;
       status.pendingCommitMs = batch.states > 0 ? Number(batch.commitTime / 1000n) : 0;
       const merging = merger.merge(batch, ending);
@@ -280,6 +281,19 @@ export class LinkStream {
     }
   }
 }
+
+/** @throws what the work throws, or the signal's reason */
+const unless = async (signal: AbortSignal, work: Promise<unknown>): Promise<void> => {
+  signal.throwIfAborted();
+  const { promise, reject } = Promise.withResolvers<never>();
+  const abort = (): void => reject(signal.reason);
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    await Promise.race([work, promise]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+};
 
 /**
  * A peer's transaction is merged before its commit has come only if it has been committed: one that is open would hold

@@ -52,17 +52,18 @@ export const copyStates = async (
   }
   const columns = set.columns.map((column) => identifier(column.name)).join(", ");
   const { client } = session;
+  let inserted = false;
   try {
     await together([
       client.query("SAVEPOINT copied"),
       session.copyIn(`COPY ${relation} (${columns}) FROM STDIN (FORMAT binary)`, set.copyData()),
-      client.query("RELEASE SAVEPOINT copied"),
+      client.query("RELEASE SAVEPOINT copied").then(() => (inserted = true)),
       settle(),
     ]);
     trials.skipped = 0;
     return true;
   } catch (error) {
-    if (reactionTo(error, "merge") !== "quarantine") throw error;
+    if (inserted || reactionTo(error, "merge") !== "quarantine") throw error;
     await together([client.query("ROLLBACK TO SAVEPOINT copied"), client.query("RELEASE SAVEPOINT copied")]);
     trials.skipped = Math.min(maxSkipped, Math.max(1, trials.skipped * 2));
     trials.skip = trials.skipped;

@@ -138,3 +138,25 @@ test("a key that a local writer inserts meanwhile is waited for, and then is the
   expect(await merging).toMatchObject({ rowsMerged: 299, conflicts: [{ type: "insert_exists", count: 1 }] });
   expect(await region.db.query("SELECT val FROM t WHERE id = 'k5'")).toEqual([{ val: "local" }]);
 });
+
+test("what fails once they are there is the error, and none of them stays", async () => {
+  await using region = await MergeRegion.create({ schema });
+  const session = await region.session();
+  const merge = (states: State[]) =>
+    mergeNow(
+      session,
+      batchOf(
+        region.table("t"),
+        given(states, (n) => (states[n]?.kind === "row" ? { val: "x" } : {})),
+      ),
+    );
+  await merge(rowsOf(300));
+  await region.db
+    .query(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'kept'; END $$;
+    CREATE TRIGGER refuse BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION refuse();
+    ALTER TABLE t ENABLE ALWAYS TRIGGER refuse`);
+  const dead = Array.from({ length: 300 }, (_, n) => tombstone(at(9000 + n, 2), { prev: at(n, 2) }));
+  await expect(merge(dead)).rejects.toThrow("kept");
+  await region.db.query("DROP TRIGGER refuse ON t");
+  expect(await merge(dead)).toMatchObject({ tombstonesMerged: 300, rowsSwept: 300 });
+});

@@ -1,4 +1,6 @@
+import { Socket } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { directLine, type Line } from "../../src/postgres/line.ts";
 import { eventually } from "../support/database.ts";
 import { type LocalAgent, positions, Regions } from "./agents.ts";
 
@@ -141,4 +143,40 @@ test("a transaction that is open keeps nobody waiting, and is merged when it has
   await regions.equal(30_000);
   expect(await rowsIn("b", "vain")).toBe(0);
   await agent.stop();
+});
+
+test("a transaction that is open and brings nothing of ours keeps nobody waiting either", async () => {
+  await regions.db("a").query("CREATE TABLE staging (body text)");
+  await regions.db("a").query(many("before"));
+  const agent = await regions.agent("b", limits).streaming();
+  await regions.equal();
+  const loading = await regions.db("a").connect();
+  await loading.query("BEGIN");
+  await loading.query("INSERT INTO staging SELECT repeat('x', 50) FROM generate_series(1, 3000)");
+  await regions.db("a").query("INSERT INTO notes VALUES ('beside it', '')");
+  await eventually(async () => expect(await rowsIn("b", "beside it")).toBe(1));
+  expect(gaveUp(agent)).toBe(1);
+  await loading.query("ROLLBACK");
+  await stopped(agent);
+});
+
+test("a link that waits for a word about a transaction can be stopped", async () => {
+  const sockets: Socket[] = [];
+  const socket = (): Socket => {
+    const made = new Socket();
+    sockets.push(made);
+    return made;
+  };
+  await regions.db("a").query(many("before the silence"));
+  const lineTo = (region: string): Line => (region === "a" ? { socket } : directLine);
+  const agent = await regions.agent("b", { ...limits, drainMs: 100 }, { lineTo }).streaming();
+  await regions.equal();
+  const read = (): number => sockets.reduce((sum, { bytesRead }) => sum + bytesRead, 0);
+  const before = read();
+  // The session for questions, while the stream and the pulse go on.
+  sockets[0]?.pause();
+  await regions.db("a").query(many("in silence"));
+  await eventually(() => expect(read()).toBeGreaterThan(before + 200_000));
+  await agent.stop();
+  expect(await rowsIn("b", "in silence")).toBe(0);
 });

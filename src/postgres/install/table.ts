@@ -147,11 +147,11 @@ const guardTombstones = async (
   );
   // Merges write under the replica role.
   await client.query(`ALTER TABLE ${tombstone} ENABLE ALWAYS TRIGGER ${identifier(gate.trigger)}`);
-  if (gateIsNew) {
-    await client.query(
-      `SELECT nextval(${literal(ours(gate.sequence))}::regclass) WHERE NOT EXISTS (SELECT FROM ${tombstone})`,
-    );
-  }
+  // Tombstones may have come while nothing opened it: the trigger was disabled, or an older version was installed.
+  const settle = gateIsNew
+    ? `nextval(${literal(ours(gate.sequence))}::regclass) WHERE NOT`
+    : `setval(${literal(ours(gate.sequence))}::regclass, 1, false) WHERE`;
+  await client.query(`SELECT ${settle} EXISTS (SELECT FROM ${tombstone})`);
   await client.query(`DROP SEQUENCE IF EXISTS ${ours(formerGateName(table.schema, table.table))}`);
 };
 

@@ -109,6 +109,19 @@ test("one that has no tombstones gets a closed gate, whatever the former one was
   }
 });
 
+test("a closed gate is opened for tombstones that came while nothing opened it", async () => {
+  await using db = await createDatabase();
+  await db.query(table);
+  await install(db);
+  const { tombstone } = await named(db);
+  await db.query(`ALTER TABLE ${tombstone} DISABLE TRIGGER "~coregent_entombed"`);
+  await db.query("INSERT INTO t VALUES (1); DELETE FROM t");
+  expect(await isOpen(db)).toBe(false);
+  expect((await install(db)).tables).toEqual(missesGate);
+  expect(await isOpen(db)).toBe(true);
+  await insertedUpon(db);
+});
+
 test("a role that may not read the gate finds it open, and none can close it", async () => {
   await using db = await createDatabase();
   await db.query(table);
