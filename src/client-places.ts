@@ -36,7 +36,8 @@ export class ClientPlaces {
     const others = this.#open.get(client) ?? 0;
     this.#open.set(client, others + 1);
     socket.once("close", () => this.#leave(client));
-    if (others < connectionsPerAddress || this.#isShared(plain(address), sharedAddresses)) return "free";
+    if (others < connectionsPerAddress || this.#isShared(plainAddress(address), sharedAddresses))
+      return "free";
     return others < connectionsPerAddress + refusedAtOnce ? "taken" : "crowded";
   }
 
@@ -64,12 +65,12 @@ const listOf = (addresses: readonly string[]): BlockList => {
 };
 
 /** Without a zone, and of IPv4 as such. */
-const plain = (address: string): string =>
+export const plainAddress = (address: string): string =>
   /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1] ?? address.split("%", 1)[0] ?? "";
 
 /** Who counts as one where only the address is known: of IPv6 a network of 64 bits, all of which one client can have. */
 export const clientOf = (address: string): string => {
-  const text = plain(address);
+  const text = plainAddress(address);
   if (!isIPv6(text)) return text;
   const [head = [], tail = []] = text
     .split("::")

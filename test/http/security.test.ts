@@ -1,12 +1,13 @@
 import { once } from "node:events";
 import { request } from "node:http";
 import { connect } from "node:net";
+import { fastify } from "fastify";
 import { pino } from "pino";
 import { describe, expect, test } from "vitest";
 import { type EndpointSettings, openEndpoint } from "../../regions/endpoint-settings.ts";
 import { systemClock } from "../../src/clock.ts";
 import { registerOutages } from "../../src/http/outage-routes.ts";
-import { type AdminAction, authorize } from "../../src/http/security.ts";
+import { type AdminAction, authorize, registerSecurity } from "../../src/http/security.ts";
 import { OutageRegistry } from "../../src/outages/registry.ts";
 import { type Api, createApi } from "./api-fixture.ts";
 import { as, token } from "./tokens.ts";
@@ -250,6 +251,24 @@ describe("without tokens, where being on this machine is enough", () => {
     expect((await fetch(`${api.url}/livez`, { headers: { origin: "https://evil.example" } })).status).toBe(
       200,
     );
+  });
+
+  test("other machines do not get in, also where the endpoint listens for them since it asked for tokens once", async () => {
+    let settings = closed;
+    await using app = fastify();
+    registerSecurity(app, { settings: () => settings, hosts: () => ["db.example"] });
+    app.get("/v1/status", () => Promise.resolve({}));
+    const statusFrom = async (remoteAddress: string, host: string): Promise<number> =>
+      (await app.inject({ url: "/v1/status", remoteAddress, headers: { host } })).statusCode;
+    expect(await statusFrom("127.0.0.1", "localhost")).toBe(401);
+    settings = openEndpoint;
+    for (const address of ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::7"]) {
+      expect([address, await statusFrom(address, "localhost")]).toEqual([address, 401]);
+      expect([address, await statusFrom(address, "db.example")]).toEqual([address, 401]);
+    }
+    for (const address of ["127.0.0.1", "::1", "::ffff:127.0.0.1"]) {
+      expect([address, await statusFrom(address, "localhost")]).toEqual([address, 200]);
+    }
   });
 
   test("what a form can send is refused, and no page is told that it may send more", async () => {
