@@ -108,15 +108,22 @@ export class Master implements Database {
     return this.#roundTripMs;
   }
 
-  /** Within which it answers a short question, if it is well. */
+  /**
+   * Within which it answers a short question, if it is well. Where the session for that is still being opened, as after a
+   * start, that takes many round trips, and so it has the time in which it would be found to be down.
+   */
   get answersWithinMs(): number {
+    return this.#session.open === null ? this.decisionMs : this.#patienceMs;
+  }
+
+  get #patienceMs(): number {
     return patienceMs(this.#stepMs, this.#options.settings());
   }
 
   /** Within which it is decided whether a master that has fallen silent is down, in whole ms. */
   get decisionMs(): number {
     const { failuresToDown, probeTimeoutMs, probeMs } = this.#options.settings();
-    const probesMs = this.answersWithinMs + (failuresToDown - 1) * probeTimeoutMs;
+    const probesMs = this.#patienceMs + (failuresToDown - 1) * probeTimeoutMs;
     return probesMs + Math.ceil((failuresToDown * probeMs) / 2);
   }
 

@@ -95,10 +95,11 @@ export class WritingRegions implements AsyncDisposable {
     return masters;
   }
 
-  /** A writer of that region whose masters are all healthy, and what it routed. */
+  /** A writer of that region, and what it routed; once its masters are seen like this, all healthy usually. */
   async writer(
     here: string,
     options: Parameters<WritingRegions["masters"]>[1] = {},
+    seen: Readonly<Record<string, string>> = { a: "healthy", b: "healthy", c: "healthy" },
   ): Promise<{ writer: RegionalWriter; masters: Masters; routed: RegionVerdict[] }> {
     const masters = this.masters(here, options);
     const routed: RegionVerdict[] = [];
@@ -114,7 +115,7 @@ export class WritingRegions implements AsyncDisposable {
         read: () => undefined,
       },
     });
-    await healths(masters, { a: "healthy", b: "healthy", c: "healthy" });
+    await healths(masters, seen);
     return { writer, masters, routed };
   }
 
