@@ -1,5 +1,4 @@
 import { performance } from "node:perf_hooks";
-import { setTimeout as sleepFor } from "node:timers/promises";
 
 /** Time as an argument: whoever waits or measures is given one, so that tests can give another. */
 export interface Clock {
@@ -15,15 +14,23 @@ export interface Clock {
 export const systemClock = (): Clock => ({
   now: () => Date.now(),
   monotonic: () => performance.now(),
-  sleep: async (ms, signal) => {
-    signal?.throwIfAborted();
-    try {
-      await sleepFor(Math.max(0, ms), undefined, signal === undefined ? {} : { signal });
-    } catch (error) {
-      // Node wraps the reason in an AbortError of its own.
-      throw signal?.aborted === true ? signal.reason : error;
-    }
-  },
+  // Not that of timers/promises, which makes two errors with their stacks wherever a wait is cut short: that is usual here.
+  sleep: (ms, signal) =>
+    new Promise((resolve, reject) => {
+      const cut = (): void => {
+        clearTimeout(timer);
+        reject(signal?.reason);
+      };
+      const timer = setTimeout(
+        () => {
+          signal?.removeEventListener("abort", cut);
+          resolve();
+        },
+        Math.max(0, ms),
+      );
+      if (signal?.aborted === true) cut();
+      else signal?.addEventListener("abort", cut, { once: true });
+    }),
 });
 
 /** A number in [0, 1), as Math.random gives. */
