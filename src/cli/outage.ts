@@ -118,13 +118,18 @@ const begin = async (
     body: { id, ...spec, ...(flags.for === undefined ? {} : { forMs: flags.for }) },
   });
   const failed = answers.filter((answer) => "error" in answer);
+  const taking = answers.flatMap((answer) => ("value" in answer ? [answer.region] : []));
   const report = { id, ...spec, forMs: flags.for ?? null, agents: answers };
   context.output.result(report, () =>
     [
-      `${id}: ${describeOutage(spec)}, at the agents of ${names.join(", ")}`,
-      flags.for === undefined
-        ? `until coregent outage heal ${id}`
-        : `ends by itself after ${flags.for / 1000} s`,
+      ...(failed.length === answers.length
+        ? [`${id}: no agent takes part`]
+        : [
+            `${id}: ${describeOutage(spec)}, at the agents of ${taking.join(", ")}`,
+            flags.for === undefined
+              ? `until coregent outage heal ${id}`
+              : `ends by itself after ${flags.for / 1000} s`,
+          ]),
       ...failed.map(({ region, error }) => `${region}: its agent does not take part: ${error}`),
     ].join("\n"),
   );
@@ -162,7 +167,7 @@ const registerList = (outage: Command, context: CliContext): void => {
       const unreachable = answers.filter((answer) => "error" in answer);
       context.output.result({ outages: list, unreachable }, () =>
         [
-          ...(list.length === 0 ? ["no outage is simulated"] : []),
+          ...(list.length === 0 && unreachable.length < answers.length ? ["no outage is simulated"] : []),
           ...[...found.values()].map(
             ({ outage: each, agents }) =>
               `${each.id}  ${describeOutage(each as unknown as OutageSpec)}  ` +
@@ -195,9 +200,11 @@ const registerHeal = (outage: Command, context: CliContext): void => {
       const unreachable = answers.filter((answer) => "error" in answer);
       context.output.result({ healed: healed.map(({ region }) => region), unreachable }, () =>
         [
-          healed.length === 0
-            ? "there was nothing to heal"
-            : `healed at the agents of ${healed.map(({ region }) => region).join(", ")}`,
+          ...(healed.length > 0
+            ? [`healed at the agents of ${healed.map(({ region }) => region).join(", ")}`]
+            : unreachable.length < answers.length
+              ? ["there was nothing to heal"]
+              : []),
           ...unreachable.map(({ region, error }) => `${region}: its agent does not answer: ${error}`),
         ].join("\n"),
       );

@@ -74,7 +74,13 @@ const equal = async (): Promise<void> => {
 test("without the token nobody begins one", async () => {
   const { code, stdout } = await coregent(["outage", "start", "region", "c"], { COREGENT_TOKEN: "" });
   expect(code).toBe(1);
-  expect(stdout).toContain("its agent does not take part");
+  expect(stdout).toMatch(/^o\w+: no agent takes part\n/);
+  expect(stdout).toContain("c: its agent does not take part: ");
+  for (const asked of [["list"], ["heal", "--all"]]) {
+    const untold = await coregent(["outage", ...asked], { COREGENT_TOKEN: "" });
+    expect(untold.code).toBe(3);
+    expect(untold.stdout).toMatch(/^(\w: its agent does not answer: .*\n){3}$/);
+  }
   expect((await outage("list")).stdout).toBe("no outage is simulated\n");
 });
 
