@@ -41,8 +41,24 @@ const messageStart = 6;
 const commitCode = 0x43;
 const commitEnd = 10;
 
-/** Once begun, reading by SQL goes on until only this part of what makes it begin is left. */
+/** Once begun, reading by SQL goes on until only this part of what makes it begin is left, */
 const nearShare = 16n;
+
+/** Bytes of the peer's WAL, of one piece: what lies ahead after it and before it, and how much it was. */
+export interface PieceRead {
+  readonly left: bigint;
+  readonly leftBefore: bigint;
+  readonly read: bigint;
+}
+
+/**
+ * or until the rest is less than what makes it begin, and the peer writes half as fast as it is read: it might go on for ever,
+ * and until there is a stream nothing is confirmed.
+ */
+export const worthGoingOn = ({ left, leftBefore, read }: PieceRead, backlogBytes: bigint): boolean => {
+  if (read === 0n || left < backlogBytes / nearShare) return false;
+  return left >= backlogBytes || leftBefore - left >= read / 2n;
+};
 
 /** The first piece is small, so that there is something to merge while the next is decoded. */
 const firstPieceChanges = 4_000;
@@ -152,6 +168,7 @@ export class Backlog {
     const { backlogBytes, backlogPieceChanges } = context.limits;
     const options = Object.entries(pgoutputOptions(this.#options)).flat().map(literal).join(", ");
     let changes = Math.min(firstPieceChanges, backlogPieceChanges);
+    let left = (await positionOf(session)) - from;
     for (let end = from; ; changes = Math.min(changes * 2, backlogPieceChanges)) {
       const before = end;
       const text = `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))}, NULL,
@@ -171,7 +188,9 @@ export class Backlog {
       if (!tuples.complete) {
         throw new SourceGone();
       }
-      if (end === before || (await positionOf(session)) - end < BigInt(backlogBytes) / nearShare) {
+      const leftBefore = left;
+      left = (await positionOf(session)) - end;
+      if (!worthGoingOn({ left, leftBefore, read: end - before }, BigInt(backlogBytes))) {
         return end;
       }
     }

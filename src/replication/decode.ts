@@ -78,6 +78,8 @@ const messages = {
   streamCommit: code("c"),
   streamAbort: code("A"),
 } as const;
+/** As long as streamed transactions overlap, nothing of them can be committed: more than so many are not merged as one. */
+const maxJoined = 16;
 /** In a block of a streamed transaction each message bears the id of the (sub)transaction. */
 const xidBytes = 4;
 const asNull = code("n");
@@ -126,6 +128,8 @@ export class Decoder {
   readonly #onStreamed: (xid: number) => void;
   /** Transactions of which blocks have come, and no end. */
   readonly #streamed = new Set<number>();
+  /** Streamed transactions that the sink has as one so far. */
+  #joined = 0;
   /** 0, or within a block {@link xidBytes}. */
   #xid = 0;
   #commitTime = 0n;
@@ -189,6 +193,9 @@ export class Decoder {
       return this.#commit(message.readBigUInt64BE(start + 14));
     }
     if (this.#streamed.has(xid)) return;
+    if (this.#streamed.size === 0) this.#joined = 0;
+    this.#joined += 1;
+    if (this.#joined > maxJoined) throw new StreamedTooSoon("streamed transactions overlap without an end");
     this.#begin();
     this.#streamed.add(xid);
     this.#onStreamed(xid);

@@ -2,7 +2,7 @@ import type { Logger } from "pino";
 import { clusterSlug } from "../../regions/topology.ts";
 import { type Backoff, createBackoff } from "../clock.ts";
 import { originName, slotName } from "../postgres/install/names.ts";
-import { type Reaction, reactionTo } from "../postgres/sqlstate.ts";
+import { type Reaction, reactionTo, sqlStateOf } from "../postgres/sqlstate.ts";
 import { judgeContinuity } from "./continuity.ts";
 import { copyPending } from "./copy.ts";
 import { StreamedTooSoon } from "./decode.ts";
@@ -40,8 +40,11 @@ export class Link {
   readonly #parts: LinkParts;
   readonly #logger: Logger;
   readonly #backoff: Backoff;
-  /** The last attempt has met a transaction that is not to be merged before its commit has come. */
-  #metOpen = false;
+  /**
+   * The last attempt has met a transaction that is not to be merged before its commit has come, or failed on something in
+   * a database, such as a lock: whole transactions are tried again by themselves, one that is being streamed is not.
+   */
+  #wholeOnly = false;
   /** Ends the present attempt, so that the next one looks at coregent.table_sync. */
   #again = new AbortController();
 
@@ -70,8 +73,9 @@ export class Link {
       try {
         await this.#attempt(signal);
       } catch (error) {
-        this.#metOpen = error instanceof StreamedTooSoon;
-        if (this.#metOpen) this.#logger.info({ reason: error }, "large transactions are waited for");
+        const tooSoon = error instanceof StreamedTooSoon;
+        this.#wholeOnly = tooSoon || sqlStateOf(error) !== null;
+        if (tooSoon) this.#logger.info({ reason: error }, "large transactions are waited for");
         else if (!signal.aborted && !(error instanceof CopyWanted)) {
           await pause(this.#context.clock, this.#react(error), AbortSignal.any([signal, back.signal]));
           // What failed had to do with the line, which is another now.
@@ -133,7 +137,7 @@ export class Link {
         session,
         target,
         start,
-        mayStream: !this.#metOpen,
+        mayStream: !this.#wholeOnly,
         again: this.#again.signal,
         begun: () => this.#enter("streaming"),
         merged: () => this.#backoff.reset(),

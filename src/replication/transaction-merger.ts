@@ -143,10 +143,9 @@ export class TransactionMerger {
     const { endLsn: lsn, commitTime } = batch;
     const [, , positions] = await together([
       writeProgress(session, { origin, incarnation, lsn, commitTime }),
-      session.commit(),
+      session.commit().then(() => this.#account(batch)),
       this.#positions(),
     ]);
-    this.#account(batch);
     this.#noteDurable(positions, lsn);
   }
 

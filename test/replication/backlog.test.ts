@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { eventually } from "../support/database.ts";
+import { worthGoingOn } from "../../src/replication/backlog.ts";
 import { parseLsn } from "../../src/replication/lsn.ts";
 import { type LocalAgent, positions, Regions } from "./agents.ts";
 
@@ -66,6 +67,19 @@ test("where transactions are huge, what a peer wrote meanwhile is streamed howev
 });
 
 const small = { ...limits, maxBatchRows: 50, maxBatchBytes: 20_000 };
+
+test("reading by SQL ends when little is left, nothing came, or the peer writes nearly as fast as it is read", () => {
+  const piece = (left: bigint, leftBefore: bigint, read: bigint): boolean =>
+    worthGoingOn({ left, leftBefore, read }, 64n);
+  expect(piece(100n, 110n, 10n)).toBe(true);
+  // However fast the peer writes, as long as it is as far ahead as where this begins.
+  expect(piece(120n, 110n, 10n)).toBe(true);
+  expect(piece(40n, 50n, 10n)).toBe(true);
+  expect(piece(40n, 45n, 10n)).toBe(true);
+  expect(piece(40n, 44n, 10n)).toBe(false);
+  expect(piece(3n, 13n, 10n)).toBe(false);
+  expect(piece(100n, 100n, 0n)).toBe(false);
+});
 
 /** An agent in the middle of a backlog: it has merged some of it, and holds as much as it may. */
 const stuck = async (

@@ -27,6 +27,21 @@ export const begin = (finalLsn: bigint, micros: bigint): Buffer =>
 export const commit = (endLsn: bigint): Buffer =>
   Buffer.concat([Buffer.from("C\0"), int64(endLsn - 8n), int64(endLsn), int64(0n)]);
 
+export const streamStart = (xid: number): Buffer =>
+  Buffer.concat([Buffer.from("S"), int32(xid), Buffer.from([1])]);
+
+export const streamStop = (): Buffer => Buffer.from("E");
+
+export const streamCommit = (xid: number, endLsn: bigint): Buffer =>
+  Buffer.concat([
+    Buffer.from("c"),
+    int32(xid),
+    Buffer.from([0]),
+    int64(endLsn - 8n),
+    int64(endLsn),
+    int64(0n),
+  ]);
+
 export interface RelationMessage {
   readonly oid: number;
   readonly schema: string;

@@ -1,8 +1,10 @@
 import { Socket } from "node:net";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { Decoder, StreamedTooSoon } from "../../src/replication/decode.ts";
 import { directLine, type Line } from "../../src/postgres/line.ts";
 import { eventually } from "../support/database.ts";
 import { type LocalAgent, positions, Regions } from "./agents.ts";
+import { streamCommit, streamStart, streamStop } from "./pgoutput.ts";
 
 /**
  * Transactions that a source streams before it has decoded their commit, as it does where a link is far behind.
@@ -102,9 +104,37 @@ test("nothing of a streamed transaction can be seen before all of it", async () 
     expect(waiting).toHaveLength(1);
   });
   expect(await rowsIn("b", "whole")).toBe(0);
+  // A lock that is held for long: then the transaction is waited for, so that it can be tried again by itself.
+  const before = await streamed();
+  await eventually(() => expect(agent.link("a").errors.get("retry")).toBe(1));
+  await eventually(() => expect(agent.link("a").state).toBe("streaming"));
   await lock.query("ROLLBACK");
   await regions.equal(30_000);
   await agent.stop();
+  expect(await streamed()).toBeLessThanOrEqual(before + 1);
+});
+
+test("streamed transactions that overlap again and again are not merged as one", () => {
+  const sink = { begin: vi.fn(), commit: vi.fn(), buffer: vi.fn(), appended: vi.fn(), skip: vi.fn() };
+  const decoder = new Decoder(sink, {
+    tables: [],
+    domains: new Map(),
+    format: "binary",
+    sourceRegion: null,
+    streamed: () => undefined,
+  });
+  const block = (xid: number): void => {
+    decoder.decode(streamStart(xid));
+    decoder.decode(streamStop());
+  };
+  block(0);
+  for (let xid = 1; xid < 16; xid++) {
+    block(xid);
+    decoder.decode(streamCommit(xid - 1, BigInt(xid)));
+  }
+  expect(sink.begin).toHaveBeenCalledTimes(1);
+  expect(sink.commit).not.toHaveBeenCalled();
+  expect(() => block(16)).toThrow(StreamedTooSoon);
 });
 
 test("a part that was rolled back is not merged", async () => {
