@@ -1,11 +1,8 @@
 import { BlockList, isIPv6, type Socket } from "node:net";
+import type { EndpointSettings } from "../regions/endpoint-settings.ts";
 
 /** How many connections one client may have open at one listener. */
-export interface PlaceSettings {
-  readonly connectionsPerAddress: number;
-  /** Addresses, or networks as `ADDRESS/BITS`, behind which many clients are: not bounded. */
-  readonly sharedAddresses: readonly string[];
-}
+export type PlaceSettings = Pick<EndpointSettings, "connectionsPerAddress" | "sharedAddresses">;
 
 /**
  * - `free`: there is a place.

@@ -1,7 +1,14 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { Problem } from "../problems.ts";
 import type { CatalogTable } from "../write/catalog.ts";
-import type { JsonObject, Key, OperationResult, Returning, RowValues } from "../write/operation.ts";
+import {
+  type JsonObject,
+  type Key,
+  type OperationResult,
+  type Returning,
+  type RowValues,
+  selectRow,
+} from "../write/operation.ts";
 import type { WriteOutcome } from "../write/writer.ts";
 import type { ApiParts } from "./api-parts.ts";
 import { Exchange } from "./exchange.ts";
@@ -103,18 +110,7 @@ const getRow = async (parts: ApiParts, request: RowRequest, reply: FastifyReply)
   const columns = parseSelectOnly(request.url);
   const known = parseMatch(request.headers["if-none-match"], "If-None-Match");
   const table = await exchange.table(request.params.table, "read");
-  const outcome = await exchange.read({
-    kind: "select",
-    table: table.name,
-    key: keyOf(request, table),
-    columns,
-    filters: [],
-    order: [],
-    limit: 1,
-    offset: 0,
-    after: null,
-    count: false,
-  });
+  const outcome = await exchange.read(selectRow(table.name, keyOf(request, table), columns));
   const [result] = outcome.results;
   const [version] = result?.versions ?? [];
   if (result === undefined || version === undefined)

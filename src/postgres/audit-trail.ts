@@ -1,5 +1,5 @@
 import type { Logger } from "pino";
-import { backoffMs, type Clock, type RandomSource } from "../clock.ts";
+import { type Clock, createBackoff, type RandomSource } from "../clock.ts";
 import { type AdminRequest, recordRequests } from "./audit.ts";
 import { connect } from "./client.ts";
 import type { Line } from "./line.ts";
@@ -51,19 +51,18 @@ export class AuditTrail {
   /** Until the signal is aborted, and a last try after that. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, random, logger, line } = this.#options;
-    let failures = 0;
+    const backoff = createBackoff(retry, random);
     const back = line?.onBack?.(() => this.#wake.abort());
     while (!signal.aborted) {
       this.#wake = new AbortController();
       const failure = await this.#write(AbortSignal.any([signal, AbortSignal.timeout(tryMs)]));
       if (failure === null) {
-        failures = 0;
-      } else if (failures === 0 && !signal.aborted) {
+        backoff.reset();
+      } else if (backoff.failures === 0 && !signal.aborted) {
         logger.warn({ err: failure }, "administrators' requests wait to be written to coregent.audit");
       }
       // With nothing to do, until there is.
-      const waitMs = failure === null ? 3_600_000 : backoffMs(retry, failures, random);
-      failures += failure === null ? 0 : 1;
+      const waitMs = failure === null ? 3_600_000 : backoff.nextMs();
       await clock.sleep(waitMs, AbortSignal.any([signal, this.#wake.signal])).catch(() => undefined);
     }
     back?.();

@@ -22,6 +22,12 @@ export interface BacklogOptions extends PgoutputOptions {
   readonly slot: string;
 }
 
+/** Where the stream is to begin, and how many bytes of WAL the peer was ahead of that just before. */
+export interface BacklogRead {
+  readonly from: bigint;
+  readonly ahead: bigint;
+}
+
 export interface BacklogSink {
   /** There is a backlog, and it is being read. */
   readonly begun: () => void;
@@ -29,8 +35,7 @@ export interface BacklogSink {
   readonly decode: (bytes: Buffer, start: number) => void;
 }
 
-interface Pieces {
-  readonly from: bigint;
+interface Pieces extends BacklogRead {
   readonly decode: BacklogSink["decode"];
   readonly signal: AbortSignal;
 }
@@ -94,12 +99,12 @@ export class Backlog {
    * or does not let the slot be copied.
    * @throws what made it fail in between
    */
-  async read(start: Start, { begun, decode }: BacklogSink, signal: AbortSignal): Promise<bigint> {
+  async read(start: Start, { begun, decode }: BacklogSink, signal: AbortSignal): Promise<BacklogRead> {
     const { context, client, logger } = this.#options;
     const { backlogBytes, backlogTransactionBytes } = context.limits;
     const ahead = (await positionOf(client)) - start.from;
     if (ahead < backlogBytes || ahead > (await this.#transactions()) * BigInt(backlogTransactionBytes)) {
-      return start.from;
+      return { from: start.from, ahead };
     }
     await using session = await this.#connect(signal);
     const cut = (): void => {
@@ -110,11 +115,11 @@ export class Backlog {
     try {
       signal.throwIfAborted();
       if (!(await this.#copySlot(session.client, start))) {
-        return start.from;
+        return { from: start.from, ahead };
       }
       logger.info({ bytes: Number(ahead) }, "catching up");
       begun();
-      return await this.#pieces(session.client, { from: start.from, decode, signal });
+      return await this.#pieces(session.client, { from: start.from, ahead, decode, signal });
     } finally {
       signal.removeEventListener("abort", cut);
     }
@@ -163,12 +168,12 @@ export class Backlog {
     return true;
   }
 
-  async #pieces(session: Client, { from, decode, signal }: Pieces): Promise<bigint> {
+  async #pieces(session: Client, { from, ahead, decode, signal }: Pieces): Promise<BacklogRead> {
     const { slot, context } = this.#options;
     const { backlogBytes, backlogPieceChanges } = context.limits;
     const options = Object.entries(pgoutputOptions(this.#options)).flat().map(literal).join(", ");
     let changes = Math.min(firstPieceChanges, backlogPieceChanges);
-    let left = (await positionOf(session)) - from;
+    let left = ahead;
     for (let end = from; ; changes = Math.min(changes * 2, backlogPieceChanges)) {
       const before = end;
       const text = `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))}, NULL,
@@ -191,7 +196,7 @@ export class Backlog {
       const leftBefore = left;
       left = (await positionOf(session)) - end;
       if (!worthGoingOn({ left, leftBefore, read: end - before }, BigInt(backlogBytes))) {
-        return end;
+        return { from: end, ahead: left };
       }
     }
   }
@@ -201,7 +206,7 @@ export class Backlog {
 const copyOf = (slot: string): string => `${slot.slice(0, 55)}_backlog`;
 
 /** How far the peer has flushed its WAL. */
-export const positionOf = async (client: Client): Promise<bigint> => {
+const positionOf = async (client: Client): Promise<bigint> => {
   const { rows } = await client.query<{ lsn: string }>("SELECT pg_current_wal_flush_lsn()::text AS lsn");
   return parseLsn(rows[0]?.lsn ?? "0/0");
 };

@@ -2,7 +2,7 @@ import type { Buffer } from "node:buffer";
 import type { Logger } from "pino";
 import { directLine } from "../postgres/line.ts";
 import { publicationName } from "../postgres/install/names.ts";
-import { Backlog, positionOf } from "./backlog.ts";
+import { Backlog } from "./backlog.ts";
 import type { Batch } from "./batch.ts";
 import { Confirmation } from "./confirm.ts";
 import { Decoder, StreamedTooSoon } from "./decode.ts";
@@ -123,13 +123,12 @@ export class LinkStream {
     const backlog = new Backlog({ ...reading, context, peer, client: source.client, logger });
     this.#source = backlog;
     const decode = (bytes: Buffer, at: number): void => this.#decoder.decode(bytes, at);
-    const from = await backlog.read(start, { begun: this.#parts.begun, decode }, ended);
+    const { from, ahead } = await backlog.read(start, { begun: this.#parts.begun, decode }, ended);
     this.#source = null;
-    const behind = (await positionOf(source.client)) - from;
     const stream = await ReplicationStream.open(
       {
         ...reading,
-        streamingKb: this.#parts.mayStream && behind >= limits.streamingBytes ? limits.streamingKb : null,
+        streamingKb: this.#parts.mayStream && ahead >= limits.streamingBytes ? limits.streamingKb : null,
         url: peer.url,
         line: peer.line ?? directLine,
         applicationName: `coregent stream ${peer.name} > ${context.region.name}`,

@@ -108,6 +108,20 @@ export interface SelectOperation {
   readonly count: boolean;
 }
 
+/** One row by its key. */
+export const selectRow = (table: string, key: Key, columns: Returning): SelectOperation => ({
+  kind: "select",
+  table,
+  key,
+  columns,
+  filters: [],
+  order: [],
+  limit: 1,
+  offset: 0,
+  after: null,
+  count: false,
+});
+
 export type WriteOperation = InsertOperation | UpsertOperation | UpdateOperation | DeleteOperation;
 export type Operation = WriteOperation | SelectOperation;
 

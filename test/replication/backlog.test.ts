@@ -3,6 +3,7 @@ import { eventually } from "../support/database.ts";
 import { worthGoingOn } from "../../src/replication/backlog.ts";
 import { parseLsn } from "../../src/replication/lsn.ts";
 import { type LocalAgent, positions, Regions } from "./agents.ts";
+import { blockedSql } from "./merge-helpers.ts";
 
 let regions: Regions;
 const limits = { backlogBytes: 200_000, backlogPieceChanges: 300 };
@@ -96,12 +97,7 @@ const stuck = async (
   const agent = regions.agent("b", { ...small, drainMs: 500 });
   await eventually(
     async () => {
-      const waiting = await regions
-        .db("b")
-        .query(
-          "SELECT FROM pg_stat_activity WHERE application_name LIKE 'coregent link a%' AND wait_event_type = 'Lock'",
-        );
-      return waiting.length > 0;
+      return (await regions.db("b").query(blockedSql, ["coregent link a > b"])).length > 0;
     },
     { what: "being stuck" },
   );

@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { eventually } from "../support/eventually.ts";
 import { Regions } from "./agents.ts";
+import { blockedSql } from "./merge-helpers.ts";
 
 test("a peer that falls silent before it is streamed from is given up in time", async () => {
   await using regions = await Regions.create({ schema: "CREATE TABLE t (id text PRIMARY KEY)" });
@@ -9,12 +10,7 @@ test("a peer that falls silent before it is streamed from is given up in time", 
   await locker.query("BEGIN; LOCK TABLE coregent.replicated_table IN ACCESS EXCLUSIVE MODE");
   const agent = regions.agent("b", { silenceTimeoutMs: 500 });
   await eventually(async () => {
-    const waiting = await regions
-      .db("a")
-      .query(
-        "SELECT FROM pg_stat_activity WHERE application_name = 'coregent work a > b' AND wait_event_type = 'Lock'",
-      );
-    expect(waiting).toHaveLength(1);
+    expect(await regions.db("a").query(blockedSql, ["coregent work a > b"])).toHaveLength(1);
   });
   regions.line("b", "a").cut({ mode: "blackhole" });
   await eventually(() => agent.link("a").lastError !== null, {

@@ -4,6 +4,7 @@ import { Decoder, StreamedTooSoon } from "../../src/replication/decode.ts";
 import { directLine, type Line } from "../../src/postgres/line.ts";
 import { eventually } from "../support/database.ts";
 import { type LocalAgent, positions, Regions } from "./agents.ts";
+import { blockedSql } from "./merge-helpers.ts";
 import { streamCommit, streamStart, streamStop } from "./pgoutput.ts";
 
 /**
@@ -96,12 +97,7 @@ test("nothing of a streamed transaction can be seen before all of it", async () 
   await writer.query("COMMIT");
   const agent = await regions.agent("b", limits).streaming();
   await eventually(async () => {
-    const waiting = await regions
-      .db("b")
-      .query(
-        "SELECT FROM pg_stat_activity WHERE application_name LIKE 'coregent link a%' AND wait_event_type = 'Lock'",
-      );
-    expect(waiting).toHaveLength(1);
+    expect(await regions.db("b").query(blockedSql, ["coregent link a > b"])).toHaveLength(1);
   });
   expect(await rowsIn("b", "whole")).toBe(0);
   // A lock that is held for long: then the transaction is waited for, so that it can be tried again by itself.

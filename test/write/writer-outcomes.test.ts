@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Problem } from "../../src/problems.ts";
+import { selectRow } from "../../src/write/operation.ts";
 import { eventually } from "../support/database.ts";
 import { healths, slowCommits, type WritingRegions } from "./masters-fixture.ts";
 import { codeOf, insert, openRegions, refused, request, rowsOf, update } from "./writer-requests.ts";
@@ -194,20 +195,7 @@ describe("sessions", () => {
     const { writer: elsewhere } = await all.writer("c");
     const { session } = await writer.write(request([insert("free", { id: "s2", body: "seen" })]));
     const read = await elsewhere.read({
-      operations: [
-        {
-          kind: "select",
-          table: "free",
-          key: ["s2"],
-          columns: null,
-          filters: [],
-          order: [],
-          limit: 1,
-          offset: 0,
-          after: null,
-          count: false,
-        },
-      ],
+      operations: [selectRow("free", ["s2"], null)],
       session,
       waitMs: 10_000,
       signal: new AbortController().signal,

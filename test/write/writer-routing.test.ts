@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Problem } from "../../src/problems.ts";
-import type { SelectOperation } from "../../src/write/operation.ts";
+import { selectRow } from "../../src/write/operation.ts";
 import type { ReadOutcome } from "../../src/write/writer.ts";
 import { eventually } from "../support/database.ts";
 import { healths, type WritingRegions } from "./masters-fixture.ts";
@@ -210,21 +210,9 @@ test("a read that has waited for its region goes on to who is next by then", asy
   // This region falls behind, so that it is waited for.
   all.regions.line("a", "c").cut({ mode: "blackhole" });
   const { session } = await other.write(request([insert("free", { id: "s2", body: "x" })]));
-  const select: SelectOperation = {
-    kind: "select",
-    table: "free",
-    key: ["s2"],
-    columns: null,
-    filters: [],
-    order: [],
-    limit: 1,
-    offset: 0,
-    after: null,
-    count: false,
-  };
   const read = (waitMs: number): Promise<ReadOutcome> =>
     writer.read({
-      operations: [select],
+      operations: [selectRow("free", ["s2"], null)],
       session,
       waitMs,
       signal: new AbortController().signal,
