@@ -1,15 +1,15 @@
 import type { Buffer } from "node:buffer";
 import type { Client } from "pg";
 import type { Logger } from "pino";
-import { to as copyTo } from "pg-copy-streams";
 import { connect } from "../postgres/client.ts";
+import { takeCopyData } from "../postgres/copy-data.ts";
 import { literal } from "../postgres/identifiers.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import type { Start } from "./link-stream.ts";
 import { formatLsn, parseLsn } from "./lsn.ts";
 import { decodingMemorySql, pgoutputOptions, type PgoutputOptions } from "./pgoutput.ts";
 import { SourceGone } from "./source-session.ts";
-import { CopyTuples } from "./state-builder.ts";
+import { copyHeaderBytes, copySignature, copyTrailer } from "./state-builder.ts";
 import type { AgentContext, RegionAddress } from "./wiring.ts";
 
 export interface BacklogOptions extends PgoutputOptions {
@@ -31,8 +31,8 @@ export interface BacklogRead {
 export interface BacklogSink {
   /** There is a backlog, and it is being read. */
   readonly begun: () => void;
-  /** One message, from byte `start` on; only valid during the call. */
-  readonly decode: (bytes: Buffer, start: number) => void;
+  /** One message, from byte `start` to `end`; only valid during the call. */
+  readonly decode: (bytes: Buffer, start: number, end: number) => void;
 }
 
 interface Pieces extends BacklogRead {
@@ -141,6 +141,7 @@ export class Backlog {
       applicationName: `coregent backlog ${peer.name} > ${context.region.name}`,
       connectTimeoutMs: context.limits.connectTimeoutMs,
       line: peer.line,
+      pipeline: true,
       signal,
     });
     return { client: opened, [Symbol.asyncDispose]: () => opened.end().catch(() => undefined) };
@@ -168,37 +169,109 @@ export class Backlog {
     return true;
   }
 
+  /**
+   * The next piece is asked for before one has come, so that the peer decodes while we read: what lies ahead is judged of the
+   * one before.
+   */
   async #pieces(session: Client, { from, ahead, decode, signal }: Pieces): Promise<BacklogRead> {
-    const { slot, context } = this.#options;
+    const { context } = this.#options;
     const { backlogBytes, backlogPieceChanges } = context.limits;
-    const options = Object.entries(pgoutputOptions(this.#options)).flat().map(literal).join(", ");
+    const reader = new PieceReader(session, { from, decode, paused: () => this.#gate?.promise ?? null });
     let changes = Math.min(firstPieceChanges, backlogPieceChanges);
-    let left = ahead;
-    for (let end = from; ; changes = Math.min(changes * 2, backlogPieceChanges)) {
-      const before = end;
-      const text = `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))}, NULL,
-                      ${changes}, ${options})) TO STDOUT (FORMAT binary)`;
-      const tuples = new CopyTuples();
-      for await (const chunk of session.query(copyTo(text)) as AsyncIterable<Buffer>) {
-        tuples.push(chunk, (tuple) => {
-          if (tuple[messageStart] === commitCode) {
-            end = tuple.readBigUInt64BE(messageStart + commitEnd);
-          }
-          decode(tuple, messageStart);
-        });
-        if (!signal.aborted) {
-          await this.#gate?.promise;
-        }
-      }
-      if (!tuples.complete) {
-        throw new SourceGone();
-      }
+    let piece = reader.read(this.#pieceSql(changes));
+    for (let [end, left, goesOn] = [from, ahead, true]; ;) {
+      changes = Math.min(changes * 2, backlogPieceChanges);
+      const next = goesOn ? reader.read(this.#pieceSql(changes)) : null;
+      next?.catch(() => undefined);
+      const read = await piece;
       const leftBefore = left;
-      left = (await positionOf(session)) - end;
-      if (!worthGoingOn({ left, leftBefore, read: end - before }, BigInt(backlogBytes))) {
-        return { from: end, ahead: left };
-      }
+      left = read.position - read.end;
+      goesOn = worthGoingOn({ left, leftBefore, read: read.end - end }, BigInt(backlogBytes));
+      end = read.end;
+      if (next === null) return { from: end, ahead: left };
+      signal.throwIfAborted();
+      piece = next;
     }
+  }
+
+  #pieceSql(changes: number): string {
+    const { slot } = this.#options;
+    const options = Object.entries(pgoutputOptions(this.#options)).flat().map(literal).join(", ");
+    return `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))}, NULL,
+              ${changes}, ${options})) TO STDOUT (FORMAT binary)`;
+  }
+}
+
+interface PieceEnd {
+  /** Where the last transaction of the piece, or of those before it, ends. */
+  readonly end: bigint;
+  /** How far the peer had flushed its WAL when it had sent the piece. */
+  readonly position: bigint;
+}
+
+interface PieceReaderOptions {
+  readonly from: bigint;
+  readonly decode: BacklogSink["decode"];
+  /** Resolves when more may be read; null: at once. */
+  readonly paused: () => Promise<void> | null;
+}
+
+/** Reads pieces that were asked for one after the other, whose answers come in that order. */
+class PieceReader {
+  readonly #session: Client;
+  readonly #options: PieceReaderOptions;
+  readonly #ends: bigint[] = [];
+  #end: bigint;
+  #failure: unknown = null;
+
+  constructor(session: Client, options: PieceReaderOptions) {
+    this.#session = session;
+    this.#options = options;
+    this.#end = options.from;
+    const { connection } = session;
+    takeCopyData(connection, (bytes, start, end) => this.#take(bytes, start, end));
+    connection.stream.on("data", () => this.#rest());
+  }
+
+  /** @throws what was wrong with a message, or SourceGone */
+  async read(sql: string): Promise<PieceEnd> {
+    const copied = this.#session.query(sql);
+    const asked = positionOf(this.#session);
+    // Neither is left without somebody who hears of its failure.
+    const [copy, position] = await Promise.allSettled([copied, asked]);
+    if (this.#failure !== null) throw this.#failure;
+    const end = this.#ends.shift();
+    if (copy.status === "rejected") throw sqlStateOf(copy.reason) === null ? new SourceGone() : copy.reason;
+    if (position.status === "rejected") throw new SourceGone();
+    if (end === undefined) throw new SourceGone();
+    return { end, position: position.value };
+  }
+
+  /** What the server sends of a COPY is a message for each row, the header before the first and the trailer by itself. */
+  #take(bytes: Buffer, start: number, end: number): void {
+    if (this.#failure !== null) return;
+    try {
+      const tuple = bytes[start] === copySignature[0] ? start + copyHeaderBytes : start;
+      if (bytes.readInt16BE(tuple) === copyTrailer) {
+        this.#ends.push(this.#end);
+        return;
+      }
+      const message = tuple + messageStart;
+      if (bytes[message] === commitCode) this.#end = bytes.readBigUInt64BE(message + commitEnd);
+      this.#options.decode(bytes, message, end);
+    } catch (error) {
+      this.#failure = error;
+      this.#session.connection.stream.destroy();
+    }
+  }
+
+  /** After each read others are heard first: Node reads a socket that is never empty 32 times in a row. */
+  #rest(): void {
+    const { stream } = this.#session.connection;
+    stream.pause();
+    setImmediate(() => {
+      void (this.#options.paused() ?? Promise.resolve()).then(() => stream.resume());
+    });
   }
 }
 

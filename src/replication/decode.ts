@@ -94,6 +94,7 @@ class MutableTuple implements Tuple {
   offsets = new Int32Array(64);
   lengths = new Int32Array(64);
   count = 0;
+  bytes = 0;
 
   reserve(columns: number): void {
     if (columns > this.offsets.length) {
@@ -133,6 +134,8 @@ export class Decoder {
   /** 0, or within a block {@link xidBytes}. */
   #xid = 0;
   #commitTime = 0n;
+  /** Where the message ends that is being read. */
+  #end = 0;
 
   constructor(sink: ChangeSink, options: DecoderOptions) {
     this.#sink = sink;
@@ -147,8 +150,9 @@ export class Decoder {
       });
   }
 
-  /** A message, from byte `start` on. */
-  decode(message: Buffer, start = 0): void {
+  /** A message, from byte `start` to `end`. */
+  decode(message: Buffer, start = 0, end = message.length): void {
+    this.#end = end;
     switch (message.readUInt8(start)) {
       case messages.insert:
       case messages.update:
@@ -264,6 +268,7 @@ export class Decoder {
     if (hasOld) {
       this.#takeFromOld(kind, mapping);
     }
+    this.#new.bytes = this.#end - start;
     const buffer = this.#sink.buffer(mapping.layout);
     const before = buffer.end;
     buffer.append(message, this.#new, mapping.positions, this.#shape(mapping));
@@ -301,7 +306,7 @@ export class Decoder {
         throw new DecodeError(`${mapping.layout.table.name}: unknown kind of value ${kind}`);
       }
     }
-    if (at > message.length) {
+    if (at > this.#end) {
       throw new DecodeError(`${mapping.layout.table.name}: a tuple longer than its message`);
     }
     return at;

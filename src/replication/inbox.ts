@@ -206,7 +206,7 @@ export class Inbox implements ChangeSink {
       // Each time: a stream that is just being opened may have missed it.
       this.#paused = true;
       this.#flow.pause();
-    } else if (this.#paused && held < this.#limits.maxBufferedBytes / 2) {
+    } else if (this.#paused && held < this.#limits.maxBufferedBytes - this.#limits.maxBatchBytes / 4) {
       this.#paused = false;
       this.#flow.resume();
     }

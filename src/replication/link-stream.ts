@@ -122,7 +122,7 @@ export class LinkStream {
     };
     const backlog = new Backlog({ ...reading, context, peer, client: source.client, logger });
     this.#source = backlog;
-    const decode = (bytes: Buffer, at: number): void => this.#decoder.decode(bytes, at);
+    const decode = (bytes: Buffer, at: number, end: number): void => this.#decoder.decode(bytes, at, end);
     const { from, ahead } = await backlog.read(start, { begun: this.#parts.begun, decode }, ended);
     this.#source = null;
     const stream = await ReplicationStream.open(

@@ -15,6 +15,8 @@ export const unchangedLength = -2;
 export interface Tuple {
   readonly offsets: Int32Array;
   readonly lengths: Int32Array;
+  /** As much as all of them, or more. */
+  readonly bytes: number;
 }
 
 /**
@@ -56,7 +58,7 @@ export class StateBuffer {
   /** `positions`: the position in the tuple for each column of the layout, -1 for none. */
   append(source: Buffer, tuple: Tuple, positions: Int32Array, shape: Shape): void {
     const { columns } = this.layout;
-    this.#reserve(8 + columns.length * 8 + source.length);
+    this.#reserve(8 + columns.length * 8 + tuple.bytes);
     const start = this.end;
     let at = start + 8;
     for (let i = 0; i < columns.length; i++) {

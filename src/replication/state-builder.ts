@@ -90,13 +90,15 @@ export class StateBuilder {
   }
 
   #append(source: Buffer): void {
-    const tuple = { offsets: this.#offsets, lengths: this.#lengths };
+    const tuple = { offsets: this.#offsets, lengths: this.#lengths, bytes: source.length };
     this.#states.append(source, tuple, this.#positions, this.#shape);
   }
 }
 
-const copySignature = Buffer.from("PGCOPY\n\u{ff}\r\n\0", "latin1");
-const copyHeaderBytes = copySignature.length + 8;
+export const copySignature = Buffer.from("PGCOPY\n\u{ff}\r\n\0", "latin1");
+export const copyHeaderBytes = copySignature.length + 8;
+/** In the place of a tuple's number of fields, at the end. */
+export const copyTrailer = -1;
 
 /**
  * Cuts the stream of a `COPY ... TO STDOUT (FORMAT binary)` into tuples, wherever its chunks end. A tuple is only
@@ -130,7 +132,7 @@ export class CopyTuples {
         this.#neededBytes = end - at;
         break;
       }
-      if (data.readInt16BE(at) === -1) {
+      if (data.readInt16BE(at) === copyTrailer) {
         this.#trailerSeen = true;
       } else {
         tuple(data.subarray(at, end));

@@ -4,6 +4,7 @@ import type { Client } from "pg";
 import { LogicalReplicationService } from "pg-logical-replication";
 import type { Clock } from "../clock.ts";
 import { pinnedSettings } from "../postgres/client.ts";
+import { takeCopyData } from "../postgres/copy-data.ts";
 import { identifier, literal } from "../postgres/identifiers.ts";
 import type { Line } from "../postgres/line.ts";
 import { withTls } from "../postgres/tls.ts";
@@ -33,10 +34,10 @@ export interface StreamOptions extends PgoutputOptions {
 
 export interface StreamSink {
   /**
-   * A message of pgoutput, from byte `start` of the buffer on. Its memory is overwritten after the call. An error ends
-   * the stream.
+   * A message of pgoutput, from byte `start` to `end` of the buffer, which is another's after the call. An error ends the
+   * stream.
    */
-  message(bytes: Buffer, start: number): void;
+  message(bytes: Buffer, start: number, end: number): void;
   /** The source has sent everything before `lsn`. `time`: its clock, microseconds since 1970. */
   keepalive(lsn: bigint, time: bigint): void;
   /** The stream has ended, for whatever reason. Called once, after which nothing else is. */
@@ -207,29 +208,30 @@ export class ReplicationStream implements AsyncDisposable {
     await client.query(memorySql(this.#options));
     const { rows } = await client.query<{ ms: string }>(timeoutSql);
     this.#statusEveryMs = statusIntervalMs(Number(rows[0]?.ms ?? 0));
-    // The driver's own listener does nothing, for every row.
-    connection.removeAllListeners("copyData");
-    connection.on("copyData", ({ chunk }) => this.#take(chunk));
+    takeCopyData(client.connection, (bytes, start, end) => this.#take(bytes, start, end));
     connection.stream.on("data", (bytes) => this.#rest(bytes.length));
     await client.query(startSql(this.#options));
   }
 
   /** An error thrown to the driver would end the process. */
-  #take(chunk: Buffer): void {
+  #take(bytes: Buffer, start: number, end: number): void {
     if (this.#end.signal.aborted) {
       return;
     }
     this.#received += 1;
     try {
-      if (chunk[0] === xlogData) {
-        this.#sink.message(chunk, messageStart);
-      } else if (chunk[0] === keepalive) {
-        this.#sink.keepalive(chunk.readBigUInt64BE(1), chunk.readBigInt64BE(9) + postgresEpoch);
-        if (chunk[17] === 1) {
+      if (bytes[start] === xlogData) {
+        this.#sink.message(bytes, start + messageStart, end);
+      } else if (bytes[start] === keepalive) {
+        this.#sink.keepalive(
+          bytes.readBigUInt64BE(start + 1),
+          bytes.readBigInt64BE(start + 9) + postgresEpoch,
+        );
+        if (bytes[start + 17] === 1) {
           this.sendStatus();
         }
       } else {
-        throw new StreamLost(`unknown kind of message ${chunk[0]} in the stream`);
+        throw new StreamLost(`unknown kind of message ${bytes[start]} in the stream`);
       }
     } catch (error) {
       this.#fail(asError(error));
@@ -343,8 +345,6 @@ export class ReplicationStream implements AsyncDisposable {
 /** What the driver has beside its types. */
 interface ReplicationConnection {
   readonly stream: Socket;
-  on(event: "copyData", listener: (message: { readonly chunk: Buffer }) => void): void;
-  removeAllListeners(event: "copyData"): void;
 }
 
 const pinSql = `SELECT set_config(s.name, s.value, false)

@@ -186,7 +186,7 @@ export const batchOf = (
     );
     buffer.append(
       Buffer.concat(values.filter((v) => v !== null)),
-      { offsets, lengths },
+      { offsets, lengths, bytes: at },
       Int32Array.from(values.keys()),
       shape,
     );

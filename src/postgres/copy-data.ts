@@ -1,0 +1,87 @@
+import { Buffer } from "node:buffer";
+import type { Connection } from "pg";
+
+/** A message of the protocol: its kind, and the length of the rest, which counts itself. */
+const headerBytes = 5;
+const copyData = 0x64;
+
+/** Is given the content of each CopyData message: from byte `start` to `end` of memory that is another's after the call. */
+export type TakeCopyData = (bytes: Buffer, start: number, end: number) => void;
+
+/**
+ * Cuts what a server sends into messages, wherever its chunks end: CopyData goes to `take`, everything else, in its order, to
+ * `others`. A message lies where it was received, unless a chunk ended within it.
+ */
+export class CopyDataCutter {
+  readonly #take: TakeCopyData;
+  readonly #others: (bytes: Buffer) => void;
+  /** The start of a message of which more is to come: put together once, since it may have 1 GB. */
+  #parts: Buffer[] = [];
+  #partsBytes = 0;
+
+  constructor(take: TakeCopyData, others: (bytes: Buffer) => void) {
+    this.#take = take;
+    this.#others = others;
+  }
+
+  push(chunk: Buffer): void {
+    const rest = this.#partsBytes === 0 ? chunk : this.#complete(chunk);
+    if (rest.length === 0) return;
+    let at = 0;
+    let others = 0;
+    while (at + headerBytes <= rest.length) {
+      const end = at + 1 + rest.readUInt32BE(at + 1);
+      if (end > rest.length) break;
+      if (rest[at] === copyData) {
+        if (others < at) this.#others(rest.subarray(others, at));
+        this.#take(rest, at + headerBytes, end);
+        others = end;
+      }
+      at = end;
+    }
+    if (others < at) this.#others(rest.subarray(others, at));
+    if (at < rest.length) this.#keep(rest.subarray(at));
+  }
+
+  /** Ends the message that has begun, if the chunk has as much; gives what follows. */
+  #complete(chunk: Buffer): Buffer {
+    let rest = chunk;
+    for (;;) {
+      const missing = this.#missing();
+      this.#keep(rest.subarray(0, missing));
+      if (rest.length < missing) return rest.subarray(rest.length);
+      rest = rest.subarray(missing);
+      if (this.#missing() > 0) continue;
+      const message = Buffer.concat(this.#parts);
+      this.#parts = [];
+      this.#partsBytes = 0;
+      if (message[0] === copyData) this.#take(message, headerBytes, message.length);
+      else this.#others(message);
+      return rest;
+    }
+  }
+
+  /** Bytes until the message ends, or until its length is known. */
+  #missing(): number {
+    if (this.#partsBytes < headerBytes) return headerBytes - this.#partsBytes;
+    if (this.#parts[0]!.length < headerBytes) this.#parts = [Buffer.concat(this.#parts)];
+    return 1 + this.#parts[0]!.readUInt32BE(1) - this.#partsBytes;
+  }
+
+  #keep(bytes: Buffer): void {
+    this.#parts.push(bytes);
+    this.#partsBytes += bytes.length;
+  }
+}
+
+/**
+ * Takes the CopyData that a session receives from its socket, where the driver would make an object, a view and an event of
+ * each. Everything else goes to the driver. For a session that does nothing else any more, once it is connected.
+ */
+export const takeCopyData = ({ stream }: Connection, take: TakeCopyData): void => {
+  const [driver, ...more] = stream.listeners("data") as ((bytes: Buffer) => void)[];
+  if (driver === undefined || more.length > 0) throw new Error("the driver reads its socket in another way");
+  const cutter = new CopyDataCutter(take, (bytes) => driver.call(stream, bytes));
+  stream.removeListener("data", driver);
+  stream.on("data", (bytes) => cutter.push(bytes));
+};
