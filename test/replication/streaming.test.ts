@@ -1,6 +1,7 @@
 import { Socket } from "node:net";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { Decoder, StreamedTooSoon } from "../../src/replication/decode.ts";
+import { ours, tombstoneName } from "../../src/postgres/install/names.ts";
 import { directLine, type Line } from "../../src/postgres/line.ts";
 import { eventually } from "../support/database.ts";
 import { type LocalAgent, positions, Regions } from "./agents.ts";
@@ -148,6 +149,40 @@ test("a part that was rolled back is not merged", async () => {
   expect(gaveUp(agent)).toBe(1);
   expect(agent.link("a").resyncs).toBe(0);
   await stopped(agent);
+});
+
+test.each([
+  { prefix: "gone", otherEntombs: false, name: "deletes of many rows are streamed" },
+  {
+    prefix: "vain",
+    otherEntombs: true,
+    name: "what deletes wrote in vain, as another entombed a key, is not merged",
+  },
+])("$name", async ({ prefix, otherEntombs }) => {
+  await regions.db("a").query(many(prefix));
+  const before = await streamed();
+  const [deleting, merging] = [await regions.db("a").connect(), await regions.db("a").connect()];
+  await merging.query("BEGIN; SET LOCAL session_replication_role = replica");
+  if (otherEntombs) {
+    const relation = ours(tombstoneName("public", "notes"));
+    await merging.query(`INSERT INTO ${relation} (id, cg_version) VALUES ('${prefix}3000', 5)`);
+  }
+  await deleting.query("SET application_name = 'deleting'");
+  const deleted = deleting.query(`DELETE FROM notes WHERE id LIKE '${prefix}%'`);
+  if (otherEntombs) {
+    await eventually(async () => {
+      expect(await regions.db("a").query(blockedSql, ["deleting"])).toHaveLength(1);
+    });
+  }
+  await merging.query("COMMIT");
+  await deleted;
+  await regions.db("a").query("INSERT INTO notes VALUES ($1, '')", [`after ${prefix}`]);
+  const agent = await regions.agent("b", limits).streaming();
+  await regions.equal(30_000);
+  expect(await rowsIn("b", prefix)).toBe(0);
+  expect(gaveUp(agent)).toBe(otherEntombs ? 1 : 0);
+  await stopped(agent);
+  await eventually(async () => expect(await streamed()).toBeGreaterThan(before));
 });
 
 test("a transaction that is open keeps nobody waiting, and is merged when it has committed", async () => {

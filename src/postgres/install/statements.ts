@@ -25,6 +25,9 @@ export interface StampingRegion {
   readonly name: string;
 }
 
+/** Up to so many rows of a statement are entombed without a subtransaction. */
+const fewRows = 500;
+
 /** The statements that stamping is made of, for one table in one region. */
 export class Statements {
   readonly #table: StampedTable;
@@ -125,45 +128,91 @@ export class Statements {
    * above both. (Normally the row is: it was inserted upon the tombstone.)
    */
   entomb(source: string, where = ""): string {
+    const keys = list(this.#table.key);
+    return `
+  INSERT INTO ${this.#tombstone} AS d (${this.#tombstoneColumns()})
+  ${this.#tombstonesOf(source, where)}
+  ON CONFLICT (${keys}) DO UPDATE SET${this.#replacing()};`;
+  }
+
+  /**
+   * The same by a plain insert where no tombstone is. What ON CONFLICT inserts are two records in the WAL, and a
+   * transaction in which such an insert is half decoded cannot be streamed: the source writes it to disk instead.
+   * Where another transaction has entombed a key meanwhile, a unique violation: see `entombMany`.
+   */
+  entombNew(source: string, where = ""): string {
+    const columns = this.#tombstoneColumns();
+    return `
+  MERGE INTO ${this.#tombstone} AS d USING (
+  ${this.#tombstonesOf(source, where)}) AS excluded
+  ON ${this.sameKey("d", "excluded")}
+  WHEN MATCHED THEN UPDATE SET${this.#replacing()}
+  WHEN NOT MATCHED THEN INSERT (${columns}) VALUES (${this.#tombstoneColumns("excluded.")});`;
+  }
+
+  /**
+   * `entomb` for the rows of a statement, cheaper where they are many. Needs a variable `entombed`. A block that
+   * catches errors is a subtransaction, with an id of its own; so few rows go without.
+   */
+  entombMany(source: string): string {
+    const rest = `(SELECT * FROM ${source} OFFSET ${fewRows})`;
+    return `${this.entomb(`(SELECT * FROM ${source} LIMIT ${fewRows})`)}
+  GET DIAGNOSTICS entombed = ROW_COUNT;
+  IF entombed = ${fewRows} THEN
+    BEGIN${this.entombNew(rest)}
+    EXCEPTION WHEN unique_violation THEN${this.entomb(rest)}
+    END;
+  END IF;`;
+  }
+
+  #tombstoneColumns(prefix = ""): string {
+    const stamp = [...(this.#owned ? ["cg_base"] : []), "cg_version", "cg_prev", "cg_seen"];
+    return `${list(this.#table.key, prefix)}, ${stamp.map((name) => prefix + name).join(", ")}`;
+  }
+
+  /** The tombstones of rows, in the order of their columns. */
+  #tombstonesOf(source: string, where: string): string {
     const { key } = this.#table;
-    const region = this.#region.id;
-    const keys = list(key);
-    const above = `((greatest(EXCLUDED.cg_version, ${this.highest("d")}) >> 10) + 1) * 1024 + ${region}`;
     if (!this.#owned) {
-      return `
-  INSERT INTO ${this.#tombstone} AS d (${keys}, cg_version, cg_prev, cg_seen)
-  SELECT ${list(key, "g.")}, ${this.next("g.cg_version")}, g.cg_version, ${this.seenAfter("g")}
-    FROM ${source} AS g ${where}
-  ON CONFLICT (${keys}) DO UPDATE SET
-    cg_version = CASE WHEN EXCLUDED.cg_prev > d.cg_version THEN EXCLUDED.cg_version ELSE ${above} END,
-    cg_prev = greatest(EXCLUDED.cg_prev, d.cg_version),
-    cg_seen = CASE WHEN EXCLUDED.cg_prev > d.cg_version THEN EXCLUDED.cg_seen ELSE ${this.seenAfter("d")} END;`;
+      return `SELECT ${list(key, "g.")}, ${this.next("g.cg_version")} AS cg_version, g.cg_version AS cg_prev,
+         ${this.seenAfter("g")} AS cg_seen
+    FROM ${source} AS g ${where}`;
     }
     const upon = (row: string, tombstone: string): string =>
       `CASE WHEN p.upon_row THEN ${row} ELSE ${tombstone} END`;
-    const wins = "(EXCLUDED.cg_base, EXCLUDED.cg_version) > (d.cg_base, d.cg_version)";
-    return `
-  INSERT INTO ${this.#tombstone} AS d (${keys}, cg_base, cg_version, cg_prev, cg_seen)
-  SELECT ${list(key, "p.")}, CASE WHEN p.authority THEN p.v ELSE p.base END, p.v, p.prev, p.seen
+    return `SELECT ${list(key, "p.")}, CASE WHEN p.authority THEN p.v ELSE p.base END AS cg_base, p.v AS cg_version,
+         p.prev AS cg_prev, p.seen AS cg_seen
     FROM (SELECT ${list(key, "p.")}, p.authority,
                  ${this.next("p.highest")} AS v,
                  ${upon("p.cg_base", "p.d_base")} AS base,
                  ${upon("p.cg_version", "p.d_version")} AS prev,
-                 ${upon(this.seenAfter("p"), `coregent.seen_after(p.d_seen, p.d_version, ${region})`)} AS seen
+                 ${upon(this.seenAfter("p"), `coregent.seen_after(p.d_seen, p.d_version, ${this.#region.id})`)} AS seen
             FROM (SELECT ${list(key, "g.")}, g.cg_base, g.cg_version, g.cg_seen,
                          d.cg_base AS d_base, d.cg_version AS d_version, d.cg_seen AS d_seen,
                          coalesce(${this.authority(this.ownedHere("g"))}, false) AS authority,
                          greatest(g.cg_version, g.cg_base, d.cg_version, d.cg_base) AS highest,
                          d.cg_version IS NULL
                            OR (g.cg_base, g.cg_version) > (d.cg_base, d.cg_version) AS upon_row
-                    FROM ${source} AS g LEFT JOIN ${this.#tombstone} AS d ON ${this.sameKey("d", "g")} ${where}) AS p) AS p
-  ON CONFLICT (${keys}) DO UPDATE SET
-    cg_base = CASE WHEN ${wins} THEN EXCLUDED.cg_base
-                   WHEN EXCLUDED.cg_base = EXCLUDED.cg_version THEN ${above}
+                    FROM ${source} AS g LEFT JOIN ${this.#tombstone} AS d ON ${this.sameKey("d", "g")} ${where}) AS p) AS p`;
+  }
+
+  /** What becomes of a tombstone `d` that is there, by what `excluded` would have been where none is. */
+  #replacing(): string {
+    const above = `((greatest(excluded.cg_version, ${this.highest("d")}) >> 10) + 1) * 1024 + ${this.#region.id}`;
+    if (!this.#owned) {
+      return `
+    cg_version = CASE WHEN excluded.cg_prev > d.cg_version THEN excluded.cg_version ELSE ${above} END,
+    cg_prev = greatest(excluded.cg_prev, d.cg_version),
+    cg_seen = CASE WHEN excluded.cg_prev > d.cg_version THEN excluded.cg_seen ELSE ${this.seenAfter("d")} END`;
+    }
+    const wins = "(excluded.cg_base, excluded.cg_version) > (d.cg_base, d.cg_version)";
+    return `
+    cg_base = CASE WHEN ${wins} THEN excluded.cg_base
+                   WHEN excluded.cg_base = excluded.cg_version THEN ${above}
                    ELSE d.cg_base END,
-    cg_version = CASE WHEN ${wins} THEN EXCLUDED.cg_version ELSE ${above} END,
-    cg_prev = CASE WHEN ${wins} THEN EXCLUDED.cg_prev ELSE d.cg_version END,
-    cg_seen = CASE WHEN ${wins} THEN EXCLUDED.cg_seen ELSE ${this.seenAfter("d")} END;`;
+    cg_version = CASE WHEN ${wins} THEN excluded.cg_version ELSE ${above} END,
+    cg_prev = CASE WHEN ${wins} THEN excluded.cg_prev ELSE d.cg_version END,
+    cg_seen = CASE WHEN ${wins} THEN excluded.cg_seen ELSE ${this.seenAfter("d")} END`;
   }
 
   /** For `entomb`: leaves out rows which a tombstone outranks already. */

@@ -52,6 +52,7 @@ const truncated = "{truncated relation}";
 
 const revives = (statements: string): string => `DECLARE
   role text;
+  entombed bigint;
 BEGIN${statements}
   RETURN NULL;
 END`;
@@ -102,7 +103,7 @@ END`,
       name: `deleted_${slug}`,
       definer: true,
       computes: false,
-      body: revives(sql.entomb(gone) + sql.revive(gone, "row")),
+      body: revives((partitioned ? sql.entomb(gone) : sql.entombMany(gone)) + sql.revive(gone, "row")),
     },
     {
       name: `moved_${slug}`,
@@ -128,7 +129,11 @@ END`,
         DETAIL = 'The snapshot of this transaction may lack rows whose deletion the other regions must learn of.',
         HINT = 'Truncate in a READ COMMITTED transaction, or use DELETE.';
   END IF;
-  EXECUTE replace(${literal(sql.entomb(truncated, sql.notEntombed()))}, ${literal(truncated)}, TG_RELID::regclass::text);
+  BEGIN
+    EXECUTE replace(${literal(sql.entombNew(truncated, sql.notEntombed()))}, ${literal(truncated)}, TG_RELID::regclass::text);
+  EXCEPTION WHEN unique_violation THEN
+    EXECUTE replace(${literal(sql.entomb(truncated, sql.notEntombed()))}, ${literal(truncated)}, TG_RELID::regclass::text);
+  END;
   RETURN NULL;
 END`,
     },
