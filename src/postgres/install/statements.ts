@@ -156,10 +156,12 @@ export class Statements {
    */
   entombMany(source: string): string {
     const rest = `(SELECT * FROM ${source} OFFSET ${fewRows})`;
+    // In the order of the keys, so that the index of the tombstones is filled page by page, here and where they are merged.
+    const inOrder = `ORDER BY ${list(this.#table.key, "g.")}`;
     return `${this.entomb(`(SELECT * FROM ${source} LIMIT ${fewRows})`)}
   GET DIAGNOSTICS entombed = ROW_COUNT;
   IF entombed = ${fewRows} THEN
-    BEGIN${this.entombNew(rest)}
+    BEGIN${this.entombNew(rest, inOrder)}
     EXCEPTION WHEN unique_violation THEN${this.entomb(rest)}
     END;
   END IF;`;
