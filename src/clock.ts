@@ -8,30 +8,73 @@ export interface Clock {
   readonly monotonic: () => number;
   /** Resolves after `ms`; rejects at once with the signal's reason when it is aborted. */
   readonly sleep: (ms: number, signal?: AbortSignal) => Promise<void>;
+  /** Resolves at the next beat (untilBeatMs), or when the signal is aborted. */
+  readonly beat: (everyMs: number, signal: AbortSignal) => Promise<void>;
+  /** For what waits many times a second. */
+  readonly nap: () => Nap;
 }
+
+/** Waits, one at a time, each of which may be cut short: without a signal, an error and their listeners for each. */
+export interface Nap {
+  /** Resolves after `ms`, or with the next `end`. */
+  readonly take: (ms: number) => Promise<void>;
+  readonly end: () => void;
+}
+
+const napByTimer = (): Nap => {
+  let timer: NodeJS.Timeout | undefined;
+  let over: (() => void) | undefined;
+  const end = (): void => {
+    clearTimeout(timer);
+    over?.();
+    over = undefined;
+  };
+  const take = (ms: number): Promise<void> =>
+    new Promise((resolve) => {
+      end();
+      over = resolve;
+      timer = setTimeout(end, Math.max(0, ms));
+    });
+  return { take, end };
+};
+
+// Not that of timers/promises, which makes two errors with their stacks wherever a wait is cut short: that is usual here.
+const sleepByTimer: Clock["sleep"] = (ms, signal) =>
+  new Promise((resolve, reject) => {
+    const cut = (): void => {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    };
+    const timer = setTimeout(
+      () => {
+        signal?.removeEventListener("abort", cut);
+        resolve();
+      },
+      Math.max(0, ms),
+    );
+    if (signal?.aborted === true) cut();
+    else signal?.addEventListener("abort", cut, { once: true });
+  });
 
 /** The machine's clock. Made in the composition root, handed to everybody else. */
 export const systemClock = (): Clock => ({
   now: () => Date.now(),
   monotonic: () => performance.now(),
-  // Not that of timers/promises, which makes two errors with their stacks wherever a wait is cut short: that is usual here.
-  sleep: (ms, signal) =>
-    new Promise((resolve, reject) => {
-      const cut = (): void => {
-        clearTimeout(timer);
-        reject(signal?.reason);
-      };
-      const timer = setTimeout(
-        () => {
-          signal?.removeEventListener("abort", cut);
-          resolve();
-        },
-        Math.max(0, ms),
-      );
-      if (signal?.aborted === true) cut();
-      else signal?.addEventListener("abort", cut, { once: true });
-    }),
+  sleep: sleepByTimer,
+  beat: (everyMs, signal) =>
+    sleepByTimer(untilBeatMs(performance.now(), everyMs), signal).catch(() => undefined),
+  nap: napByTimer,
 });
+
+/** So much too early a timer may be, and the loop would come round twice. */
+const earlyMs = 1;
+
+/**
+ * Until the next multiple of `everyMs`, in whole ms. What goes on while nothing happens, at all times, waits for beats:
+ * a process wakes up once for all that is due then. To wake up costs more than most of what is done then.
+ */
+export const untilBeatMs = (monotonicMs: number, everyMs: number): number =>
+  Math.ceil(everyMs - (monotonicMs % everyMs)) + earlyMs;
 
 /** A number in [0, 1), as Math.random gives. */
 export type RandomSource = () => number;

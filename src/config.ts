@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join, relative, resolve } from "node:path";
 import type { Environment } from "../regions/interpolate.ts";
 import { findRegion, parseTopology, type Region, type Topology } from "../regions/topology.ts";
@@ -23,9 +23,32 @@ const variable = ({ env }: Pick<ConfigSource, "env">, name: string): string | un
   env[name] === "" ? undefined : env[name];
 
 /** A file's text; undefined if there is none. */
-const readIfThere = async (file: string): Promise<string | undefined> => {
+type ReadIfThere = (file: string) => Promise<string | undefined>;
+
+/** A file is read again though it looks the same: two changes may come within what its times tell apart. */
+const surelySame = 3;
+
+/** For files that are read again and again: whether one has changed takes one turn of another thread, to read it four. */
+const rereader = (): ReadIfThere => {
+  const known = new Map<string, { readonly mark: string; readonly text: string; looks: number }>();
+  return async (file) => {
+    const mark = await ifThere(file, async () => {
+      const { ino, size, mtimeNs, ctimeNs } = await stat(file, { bigint: true });
+      return [ino, size, mtimeNs, ctimeNs].join();
+    });
+    const last = known.get(file);
+    if (last !== undefined && last.mark === mark && (last.looks += 1) > surelySame) return last.text;
+    const text = mark === undefined ? undefined : await ifThere(file, () => readFile(file, "utf8"));
+    if (mark === undefined || text === undefined) known.delete(file);
+    else known.set(file, { mark, text, looks: last?.mark === mark ? last.looks : 0 });
+    return text;
+  };
+};
+
+/** What is asked of a file; undefined if there is none. */
+const ifThere = async (file: string, ask: () => Promise<string>): Promise<string | undefined> => {
   try {
-    return await readFile(file, "utf8");
+    return await ask();
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code === "ENOENT" || code === "ENOTDIR") {
@@ -57,7 +80,10 @@ export const configCandidates = ({ file, env, cwd }: ConfigSource): readonly str
 };
 
 /** Finds the configuration file without reading the topology out of it. */
-const findConfig = async (source: ConfigSource): Promise<{ file: string; text: string }> => {
+const findConfig = async (
+  source: ConfigSource,
+  readIfThere: ReadIfThere,
+): Promise<{ file: string; text: string }> => {
   const named = source.file === undefined ? variable(source, "COREGENT_CONFIG") : source.file;
   const candidates = configCandidates(source);
   for (const file of candidates) {
@@ -95,8 +121,9 @@ export const loadConfig = async (source: ConfigSource): Promise<Topology> => con
 /** As loadConfig, again and again: a text that has not changed is not parsed again. */
 export const configLoader = (source: ConfigSource): (() => Promise<Topology>) => {
   let last: { readonly file: string; readonly text: string; readonly topology: Topology } | null = null;
+  const readIfThere = rereader();
   return async () => {
-    const { file, text } = await findConfig(source);
+    const { file, text } = await findConfig(source, readIfThere);
     if (last === null || last.file !== file || last.text !== text) {
       const topology = topologyOf(text, { file: displayed(file, source.cwd), env: source.env });
       last = { file, text, topology };

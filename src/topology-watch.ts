@@ -24,7 +24,7 @@ export class TopologyWatch {
   async run(clock: Clock, onBroken: (reason: string) => void, signal: AbortSignal): Promise<void> {
     let reported: string | null = null;
     while (!signal.aborted) {
-      await clock.sleep(checkMs, signal).catch(() => undefined);
+      await clock.beat(checkMs, signal);
       try {
         this.#current = await this.#load();
         reported = null;

@@ -74,7 +74,7 @@ export const serveEndpoints = async (
     logger,
   });
   const server = serverOf(options, { writer, masters, registry, tls, audit });
-  const watched = new WatchedMasters({ masters, clock, random, lineTo });
+  const watched = new WatchedMasters({ masters, random, lineTo });
   const entrance =
     region.entrance === null
       ? null

@@ -1,18 +1,16 @@
+import { once } from "node:events";
 import { chooseMaster, type RegionView } from "../../regions/route.ts";
-import type { Clock, RandomSource } from "../clock.ts";
+import type { RandomSource } from "../clock.ts";
 import { directLine, type Line } from "../postgres/line.ts";
 import type { Masters } from "../write/masters.ts";
 import { masterAddress, type EntranceMaster, type EntranceMasters, type MasterState } from "./masters.ts";
 
 export interface WatchedMastersOptions {
-  readonly masters: Pick<Masters, "here" | "views" | "find">;
-  readonly clock: Clock;
+  readonly masters: Pick<Masters, "here" | "views" | "find" | "onChange">;
   readonly random: RandomSource;
   /** How the region's master is reached; default: directly. */
   readonly lineTo?: (region: string) => Line;
 }
-
-const lookMs = 100;
 
 type Listener = (region: string, state: MasterState) => void;
 
@@ -50,12 +48,12 @@ export class WatchedMasters implements EntranceMasters {
 
   readonly doubt = (region: string): void => this.#options.masters.find(region)?.doubt();
 
-  /** Looks for changes until the signal is aborted. */
+  /** Tells of changes until the signal is aborted. */
   async run(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      this.look();
-      await this.#options.clock.sleep(lookMs, signal).catch(() => undefined);
-    }
+    const forget = this.#options.masters.onChange(() => this.look());
+    this.look();
+    if (!signal.aborted) await once(signal, "abort");
+    forget();
   }
 
   look(): void {

@@ -2,6 +2,7 @@ import type { Client } from "pg";
 import { takeUnlogged } from "../postgres/audit.ts";
 import { connect } from "../postgres/client.ts";
 import type { SlotStatus } from "./status.ts";
+import { together } from "./together.ts";
 import { type AgentContext, pause } from "./wiring.ts";
 
 /** A table that does not fit is looked at again after as long as it has not fitted, within these bounds. */
@@ -22,11 +23,12 @@ export const observeRegion = async (
       const client = await connect(region.url, {
         applicationName: `coregent observe ${region.name}`,
         line: region.line,
+        pipeline: true,
       });
       try {
         while (!signal.aborted) {
           await observe(client, context, copyWanted);
-          await pause(clock, limits.observeMs, signal);
+          await clock.beat(limits.observeMs, signal);
         }
       } finally {
         await client.end().catch(() => undefined);
@@ -44,9 +46,14 @@ const observe = async (
   copyWanted: (peerId: number) => void,
 ): Promise<void> => {
   const { status } = context;
-  status.slots = await readSlots(client, context);
-  status.quarantined = await readQuarantined(client);
-  for (const peerId of await readCopiesDue(client)) {
+  const [slots, quarantined, copiesDue] = await together([
+    readSlots(client, context),
+    readQuarantined(client),
+    readCopiesDue(client),
+  ]);
+  status.slots = slots;
+  status.quarantined = quarantined;
+  for (const peerId of copiesDue) {
     copyWanted(peerId);
   }
   for (const audit of await takeUnlogged(client)) {

@@ -3,7 +3,7 @@ import { readTables } from "../postgres/catalog.ts";
 import { originName } from "../postgres/install/names.ts";
 import { MergeSession } from "./merge-session.ts";
 import { retryQuarantined } from "./quarantine-retry.ts";
-import { type AgentContext, pause } from "./wiring.ts";
+import type { AgentContext } from "./wiring.ts";
 
 const roundMs = 1000;
 const limits = { maxEntries: 100, firstMs: 1000, maxMs: 300_000 };
@@ -12,7 +12,7 @@ const limits = { maxEntries: 100, firstMs: 1000, maxMs: 300_000 };
 export const runQuarantine = async (context: AgentContext, signal: AbortSignal): Promise<void> => {
   const { region, clock, logger } = context;
   while (!signal.aborted) {
-    await pause(clock, roundMs, signal);
+    await clock.beat(roundMs, signal);
     // No session is held for what is nearly always empty; the observer counts the entries.
     if (signal.aborted || context.status.quarantined.size === 0) {
       continue;

@@ -3,7 +3,7 @@ import { connect } from "../postgres/client.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import { parseLsn } from "./lsn.ts";
 import type { LinkStatus } from "./status.ts";
-import { type AgentContext, pause, type RegionAddress } from "./wiring.ts";
+import type { AgentContext, RegionAddress } from "./wiring.ts";
 
 /** Who a peer's database says it is. */
 export interface SourceIdentity {
@@ -66,16 +66,20 @@ export class SourceSession implements AsyncDisposable {
    */
   async watch(status: LinkStatus, context: AgentContext, signal: AbortSignal): Promise<void> {
     const { clock, limits } = context;
-    while (!signal.aborted && !this.ended.aborted) {
-      const observing = this.observe(status, clock.now).catch(() => undefined);
-      const silence = new AbortController();
-      const deadline = clock
-        .sleep(limits.silenceTimeoutMs, AbortSignal.any([silence.signal, signal]))
-        .then(() => this.#ended.abort(new SourceGone()))
-        .catch(() => undefined);
-      await Promise.race([observing, deadline]);
-      silence.abort();
-      await pause(clock, limits.observeMs, signal);
+    const waiting = clock.nap();
+    const ended = AbortSignal.any([signal, this.ended]);
+    ended.addEventListener("abort", waiting.end, { once: true });
+    while (!ended.aborted) {
+      let answered = false;
+      const observe = async (): Promise<void> => {
+        await this.observe(status, clock.now).catch(() => undefined);
+        answered = true;
+        waiting.end();
+      };
+      void observe();
+      await waiting.take(limits.silenceTimeoutMs);
+      if (!answered && !ended.aborted) this.#ended.abort(new SourceGone());
+      if (!ended.aborted) await clock.beat(limits.observeMs, ended);
     }
   }
 

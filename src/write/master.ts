@@ -6,7 +6,7 @@ import { afterDemand, idleLoad, type LoadState, withLatency } from "../../region
 import { afterLook, beginWait, patienceMs } from "../../regions/patience.ts";
 import type { Region } from "../../regions/topology.ts";
 import type { WriterSettings } from "../../regions/writer-settings.ts";
-import type { Clock } from "../clock.ts";
+import { type Clock, type Nap, untilBeatMs } from "../clock.ts";
 import { Problem } from "../problems.ts";
 import type { Line } from "../postgres/line.ts";
 import { CatalogCache, readCatalog } from "./catalog.ts";
@@ -23,6 +23,8 @@ export interface MasterOptions {
   readonly members: () => ReadonlySet<number>;
   /** Has this master write a pulse (pulse.ts). */
   readonly pulse: () => void;
+  /** Told when it is down, well again, drained or resumed. */
+  readonly changed: () => void;
   readonly region: () => Region;
   readonly settings: () => WriterSettings;
   /** How it is reached; undefined: directly. */
@@ -33,10 +35,15 @@ export interface MasterOptions {
 
 type Answer = { readonly failed: string } | { readonly failed: null; readonly tookMs: number };
 
+interface Asked {
+  /** null: not yet. */
+  answer: Answer | null;
+}
+
 /** Between two probes, however many requests fail: what is over in an instant does not make a master down. */
 const leastProbeMs = 50;
 const roundTripWeight = 0.2;
-/** How often it is looked whether something has come, in the time that a probe may take. */
+/** How often it is looked whether something has come while it connects, in the time that a probe may take. */
 const looksPerTimeout = 8;
 
 /**
@@ -57,7 +64,9 @@ export class Master implements Database {
   /** When the last probe that was judged had begun. */
   #judgedSinceMs = -Infinity;
   readonly #onJudged = new Set<() => void>();
-  #wake = new AbortController();
+  /** Between two probes, and for the answer of one. */
+  readonly #resting: Nap;
+  readonly #looking: Nap;
   /** A request waits for a probe that begins from now on. */
   #wanted = false;
   readonly #session: ProbeSession;
@@ -77,6 +86,8 @@ export class Master implements Database {
       clock,
       bounds: settings,
     });
+    this.#resting = clock.nap();
+    this.#looking = clock.nap();
     this.#session = new ProbeSession(options);
     this.slots = new SlotWatch(this, { ...options, region: region().id });
     this.catalog = new CatalogCache({
@@ -197,18 +208,25 @@ export class Master implements Database {
   /** Probes until the signal is aborted. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, settings } = this.#options;
+    const stop = (): void => {
+      this.#session.drop();
+      this.#looking.end();
+      this.#resting.end();
+    };
+    signal.addEventListener("abort", stop, { once: true });
     while (!signal.aborted) {
       this.#wanted = false;
       const good = await this.#probe(signal);
       this.connections.prune(clock.monotonic());
       if (good) this.connections.warmUp(signal).catch(() => undefined);
       this.load();
-      this.#wake = new AbortController();
       const { probeMs } = settings();
       // What has failed is looked at more often, until it is known to be down or well.
       const usualMs = good || this.#health.health === "down" ? probeMs : probeMs / 2;
-      const waitMs = this.#wanted ? Math.min(usualMs, leastProbeMs) : usualMs;
-      await clock.sleep(waitMs, AbortSignal.any([signal, this.#wake.signal])).catch(() => undefined);
+      if (signal.aborted) break;
+      await this.#resting.take(
+        this.#wanted ? Math.min(usualMs, leastProbeMs) : untilBeatMs(clock.monotonic(), usualMs),
+      );
     }
     this.#session.drop();
   }
@@ -216,7 +234,7 @@ export class Master implements Database {
   /** Has it probed soon, since a request has failed there. */
   doubt(): void {
     this.#wanted = true;
-    this.#wake.abort();
+    this.#resting.end();
   }
 
   /**
@@ -267,15 +285,18 @@ export class Master implements Database {
   async #probe(signal: AbortSignal): Promise<boolean> {
     const { clock, settings } = this.#options;
     const beganAtMs = clock.monotonic();
-    const givingUp = new AbortController();
-    const asking = this.#ask(AbortSignal.any([signal, givingUp.signal]));
+    const asked: Asked = { answer: null };
+    void this.#ask(asked);
     const stepMs = this.#stepMs;
     let wait = beginWait({ heard: this.#session.heard, atMs: beganAtMs }, stepMs, settings());
     for (;;) {
-      const answer = await this.#answerSoon(asking, wait.lateAtMs, signal);
+      // A session that is open says nothing before its answer, so there is nothing to look for until it is late.
+      const lookMs = this.#session.open === null ? settings().probeTimeoutMs / looksPerTimeout : Infinity;
+      await this.#looking.take(Math.min(lookMs, wait.lateAtMs - clock.monotonic()));
       if (signal.aborted) {
         return false;
       }
+      const { answer } = asked;
       const looked = afterLook(wait, { heard: this.#session.heard, atMs: clock.monotonic() }, settings());
       wait = looked.wait;
       if (answer !== null) {
@@ -289,44 +310,35 @@ export class Master implements Database {
       this.#judge({ failed: "does not answer" }, beganAtMs);
       // A packet that was lost comes again, so the session is kept while there is hope.
       if (clock.monotonic() - wait.heardAtMs >= giveUpMs(settings())) {
-        givingUp.abort();
         this.#session.drop();
         return false;
       }
     }
   }
 
-  /** null: not yet, nor by the time at which it is late. */
-  async #answerSoon(asking: Promise<Answer>, lateAtMs: number, signal: AbortSignal): Promise<Answer | null> {
-    const { clock, settings } = this.#options;
-    const answered = new AbortController();
-    const soonMs = Math.min(settings().probeTimeoutMs / looksPerTimeout, lateAtMs - clock.monotonic());
-    const nothing = (): null => null;
-    const soon = clock.sleep(soonMs, AbortSignal.any([answered.signal, signal])).then(nothing, nothing);
-    const answer = await Promise.race([asking, soon]);
-    answered.abort();
-    return answer;
+  async #ask(asked: Asked): Promise<void> {
+    asked.answer = await this.#answer();
+    this.#looking.end();
   }
 
-  async #ask(signal: AbortSignal): Promise<Answer> {
+  async #answer(): Promise<Answer> {
     const { clock } = this.#options;
     let session: Client | null = null;
     try {
-      session = await this.#session.connected(signal);
+      session = await this.#session.connected();
       const before = { at: clock.now(), tick: clock.monotonic() };
-      const row = await askWhetherWell(session);
+      const found = await askWhetherWell(session);
       const tookMs = clock.monotonic() - before.tick;
-      if (row !== undefined && row.drained !== this.#drained) {
-        this.#drained = row.drained;
+      if (found.drained !== this.#drained) {
+        this.#drained = found.drained;
         this.#options.logger.info(
-          { master: this.name, drained: row.drained },
+          { master: this.name, drained: found.drained },
           "a master is drained, or resumed",
         );
+        this.#options.changed();
       }
-      if (row === undefined || row.standby || row.readOnly) {
-        return { failed: row?.standby === true ? "is a standby" : "is read-only" };
-      }
-      const skewMs = Number(row.clock) / 1000 - (before.at + tookMs / 2);
+      if (found.standby || found.readOnly) return { failed: found.standby ? "is a standby" : "is read-only" };
+      const skewMs = found.clock / 1000 - (before.at + tookMs / 2);
       this.#clockReading = {
         region: this.name,
         skewMs,
@@ -336,7 +348,7 @@ export class Master implements Database {
       return { failed: null, tookMs };
     } catch (error) {
       // It may have been given up, and another probe may have a session of its own by now.
-      if (session === this.#session.open) this.#session.drop();
+      if (session !== null && session === this.#session.open) this.#session.drop();
       return { failed: reasonOf(error) };
     }
   }
@@ -359,6 +371,7 @@ export class Master implements Database {
       this.connections.breakAll();
     }
     for (const done of this.#onJudged) done();
+    if (this.#health.health !== before.health) this.#options.changed();
   }
 
   #report(before: string, now: string, reason: string | null): void {

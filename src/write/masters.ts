@@ -38,6 +38,7 @@ export class Masters {
   readonly #masters = new Map<string, { readonly master: Master; readonly leave: AbortController }>();
   readonly #running = new Set<Promise<void>>();
   readonly #stopped = new AbortController();
+  readonly #onChange = new Set<() => void>();
   #oddClocks: ReadonlyMap<string, OddClock> = new Map();
 
   constructor(options: MastersOptions) {
@@ -57,7 +58,7 @@ export class Masters {
     while (!signal.aborted) {
       this.#follow();
       this.#judgeClocks();
-      await clock.sleep(followMs, signal).catch(() => undefined);
+      await clock.beat(followMs, signal);
     }
   }
 
@@ -70,6 +71,16 @@ export class Masters {
 
   get all(): readonly Master[] {
     return [...this.#masters.values()].map(({ master }) => master);
+  }
+
+  /** Called when a region has left, is down, drained or fenced, or is so no longer. @returns what ends that */
+  onChange(changed: () => void): () => void {
+    this.#onChange.add(changed);
+    return () => this.#onChange.delete(changed);
+  }
+
+  #tell(): void {
+    for (const changed of this.#onChange) changed();
   }
 
   find(region: string): Master | undefined {
@@ -126,6 +137,7 @@ export class Masters {
       leave.abort();
       this.positions.remove(master.region.id);
       master.connections.close().catch(() => undefined);
+      this.#tell();
     }
   }
 
@@ -136,6 +148,7 @@ export class Masters {
       cluster: topology().cluster,
       members: () => this.#members(),
       pulse: () => this.positions.pulse(first.id),
+      changed: () => this.#tell(),
       region: () => {
         latest = topology().regions.find(({ name }) => name === first.name) ?? latest;
         return latest;
@@ -166,7 +179,11 @@ export class Masters {
         logger.warn({ region, verdict, apartMs: Math.round(apartMs) }, `${region}: ${text}`);
       }
     }
+    const before = this.#oddClocks;
     this.#oddClocks = odd;
+    const fenced = (clocks: ReadonlyMap<string, OddClock>): string =>
+      [...clocks].flatMap(([region, { verdict }]) => (verdict === "fence" ? [region] : [])).join();
+    if (fenced(odd) !== fenced(before)) this.#tell();
   }
 }
 

@@ -5,26 +5,37 @@ import type { WriterSettings } from "../../regions/writer-settings.ts";
 import { connect } from "../postgres/client.ts";
 import type { Line } from "../postgres/line.ts";
 import { destroy } from "./connections.ts";
+import { queryPrepared } from "./prepared-query.ts";
 
 /**
  * What a probe asks: whether the master may be written to, and its clock. Where an earlier release has installed there is no
  * column drained_at; a row as JSON can be asked for it all the same.
  */
-const probeSql = `
-SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS "readOnly",
-       coregent.clock_us()::text AS clock,
-       EXISTS (SELECT FROM coregent.local AS l WHERE to_jsonb(l) ->> 'drained_at' IS NOT NULL) AS drained`;
+const statement = {
+  name: "coregent probe",
+  text: `
+SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', coregent.clock_us(),
+       EXISTS (SELECT FROM coregent.local AS l WHERE to_jsonb(l) ->> 'drained_at' IS NOT NULL)`,
+};
 
-export interface ProbeRow {
+export interface Wellness {
   readonly standby: boolean;
   readonly readOnly: boolean;
-  readonly clock: string;
+  /** Microseconds since 1970. */
+  readonly clock: number;
   readonly drained: boolean;
 }
 
-/** undefined: Coregent is not installed there as it should be. */
-export const askWhetherWell = async (session: Client): Promise<ProbeRow | undefined> =>
-  (await session.query<ProbeRow>({ name: "probe", text: probeSql })).rows[0];
+export const askWhetherWell = async (session: Client): Promise<Wellness> => {
+  const { rows } = await queryPrepared(session, statement);
+  const [standby, readOnly, clock, drained] = rows[0] ?? [];
+  return {
+    standby: standby === "t",
+    readOnly: readOnly === "t",
+    clock: Number(clock),
+    drained: drained === "t",
+  };
+};
 
 export interface ProbeSessionOptions {
   readonly region: () => Region;
@@ -37,6 +48,7 @@ export class ProbeSession {
   readonly #options: ProbeSessionOptions;
   #client: Client | null = null;
   #socket: Socket | null = null;
+  #dropped: AbortController | null = null;
 
   constructor(options: ProbeSessionOptions) {
     this.#options = options;
@@ -51,25 +63,37 @@ export class ProbeSession {
     return this.#socket === null || this.#socket.pending ? 0 : 1 + this.#socket.bytesRead;
   }
 
-  async connected(signal: AbortSignal): Promise<Client> {
+  /** @throws what connecting throws, also when it was dropped meanwhile */
+  async connected(): Promise<Client> {
+    if (this.#client !== null) return this.#client;
     const { region, settings, line } = this.#options;
-    this.#client ??= await connect(region().postgres.reveal(), {
+    const dropped = new AbortController();
+    this.#dropped = dropped;
+    const client = await connect(region().postgres.reveal(), {
       applicationName: `coregent probe ${region().name}`,
       pipeline: true,
       connectTimeoutMs: connectTimeoutMs(settings()),
       line,
-      signal,
+      signal: dropped.signal,
       onSocket: (socket) => {
         this.#socket = socket;
       },
     });
-    return this.#client;
+    if (dropped.signal.aborted) {
+      destroy(client);
+      throw dropped.signal.reason;
+    }
+    this.#client = client;
+    return client;
   }
 
+  /** Also gives up connecting. */
   drop(): void {
     const client = this.#client;
     this.#client = null;
     this.#socket = null;
+    this.#dropped?.abort();
+    this.#dropped = null;
     if (client !== null) destroy(client);
   }
 }

@@ -1,7 +1,7 @@
-import { chmod, mkdir } from "node:fs/promises";
+import { chmod, mkdir, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { loadConfig, regionNamed, type ConfigSource } from "../../src/config.ts";
+import { configLoader, loadConfig, regionNamed, type ConfigSource } from "../../src/config.ts";
 import { OperatorError } from "../../src/errors.ts";
 import { exampleEnv, exampleYaml } from "../regions/example.ts";
 import { folderWith } from "./harness.ts";
@@ -104,4 +104,24 @@ test("a region is taken by name, or the nearest name is suggested", async () => 
   expect(() => regionNamed(topology, "mars")).toThrow(
     expect.objectContaining({ remedy: "Its regions are moldova, argentina." }),
   );
+});
+
+test("read again and again, what has changed is seen: also at the same size and time, and where it comes and goes", async () => {
+  await using folder = await folderWith({ "coregent.yaml": named("first") });
+  const cwd = folder.path;
+  const file = join(cwd, "coregent.yaml");
+  const load = configLoader({ cwd, env: exampleEnv });
+  const seen = async (): Promise<string> => (await load()).cluster;
+  for (let i = 0; i < 6; i += 1) expect(await seen()).toBe("first");
+  const { atime, mtime } = await stat(file);
+  await writeFile(file, named("other"));
+  await utimes(file, atime, mtime);
+  expect(await seen()).toBe("other");
+  // Soon after a change, its times are not relied on.
+  await writeFile(file, named("third"));
+  expect(await seen()).toBe("third");
+  await rm(file);
+  expect(await codeOf(load())).toBe("CG-CONFIG-NOT-FOUND");
+  await writeFile(file, named("fifth"));
+  expect(await seen()).toBe("fifth");
 });

@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { systemClock } from "../../src/clock.ts";
 import { WatchedMasters } from "../../src/entrance/watched-masters.ts";
 import { eventually } from "../support/database.ts";
 import { WritingRegions } from "../write/masters-fixture.ts";
@@ -13,7 +12,7 @@ afterAll(() => regions[Symbol.asyncDispose]());
 
 test("what the writer's probes find out moves the sessions: a line that goes dead without a word, and comes back", async () => {
   const masters = regions.masters("a");
-  const watched = new WatchedMasters({ masters, clock: systemClock(), random: () => 0.5 });
+  const watched = new WatchedMasters({ masters, random: () => 0.5 });
   const ending = new AbortController();
   const running = watched.run(ending.signal);
   try {

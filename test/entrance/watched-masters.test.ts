@@ -1,7 +1,6 @@
 import { expect, test } from "vitest";
 import type { RegionView } from "../../regions/route.ts";
 import { postgresUrl } from "../../regions/secret.ts";
-import { systemClock } from "../../src/clock.ts";
 import type { MasterState } from "../../src/entrance/masters.ts";
 import { WatchedMasters, type WatchedMastersOptions } from "../../src/entrance/watched-masters.ts";
 
@@ -42,6 +41,15 @@ class Views {
     this.#views.delete(name);
   }
 
+  changed = (): void => undefined;
+
+  onChange = (changed: () => void): (() => void) => {
+    this.changed = changed;
+    return () => {
+      this.changed = () => undefined;
+    };
+  };
+
   views = (): readonly RegionView[] => [...this.#views.values()];
 
   find = (name: string): ReturnType<WatchedMastersOptions["masters"]["find"]> =>
@@ -54,7 +62,7 @@ class Views {
 const watched = (
   views: Views,
 ): { masters: WatchedMasters; seen: [string, MasterState][]; regions: () => string[] } => {
-  const masters = new WatchedMasters({ masters: views, clock: systemClock(), random: () => 0.5 });
+  const masters = new WatchedMasters({ masters: views, random: () => 0.5 });
   const seen: [string, MasterState][] = [];
   masters.watch((region, state) => seen.push([region, state]));
   return { masters, seen, regions: () => masters.candidates().map(({ region }) => region) };
@@ -108,4 +116,21 @@ test("a doubt reaches the probes", () => {
   const views = new Views();
   watched(views).masters.doubt("argentina");
   expect(views.doubted).toEqual(["argentina"]);
+});
+
+test("while it runs, what the writer finds out is told at once", async () => {
+  const views = new Views();
+  const { masters, seen } = watched(views);
+  views.set("argentina", { health: "down" });
+  const ending = new AbortController();
+  const running = masters.run(ending.signal);
+  expect(seen).toEqual([["argentina", "down"]]);
+  views.set("argentina", {});
+  views.changed();
+  expect(seen.at(-1)).toEqual(["argentina", "up"]);
+  ending.abort();
+  await running;
+  views.set("argentina", { health: "down" });
+  views.changed();
+  expect(seen).toHaveLength(2);
 });
