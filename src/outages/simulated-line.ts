@@ -1,4 +1,4 @@
-import { Socket } from "node:net";
+import { Socket, type SocketConstructorOpts } from "node:net";
 import process from "node:process";
 import { goodLine, type LineCondition } from "../../regions/outages.ts";
 import { type FaultProxy, startFaultProxy } from "../embedded/fault-proxy.ts";
@@ -37,8 +37,8 @@ export class SimulatedLine implements Line, AsyncDisposable {
     this.#options = options;
   }
 
-  socket(): Socket {
-    const socket = new LineSocket(this);
+  socket(options?: SocketConstructorOpts): Socket {
+    const socket = new LineSocket(this, options);
     this.#open.add(socket);
     socket.once("close", () => this.#open.delete(socket));
     return socket;
@@ -114,8 +114,8 @@ export class SimulatedLine implements Line, AsyncDisposable {
 class LineSocket extends Socket {
   readonly #line: SimulatedLine;
 
-  constructor(line: SimulatedLine) {
-    super();
+  constructor(line: SimulatedLine, options?: SocketConstructorOpts) {
+    super(options);
     this.#line = line;
   }
 

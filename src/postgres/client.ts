@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import { Client, Pool, type ClientBase, type ClientConfig } from "pg";
+import { socketReadingInPlace } from "./copy-data.ts";
 import { directLine, type Line } from "./line.ts";
 import { NoTls, refusesTls, withTls } from "./tls.ts";
 
@@ -49,6 +50,8 @@ export interface ConnectOptions {
   readonly line?: Line | undefined;
   /** Sends a statement without waiting for the answer to the one before. */
   readonly pipeline?: boolean;
+  /** It is to take CopyData from its socket (`takeCopyData`), and much of it. */
+  readonly copiesOut?: boolean;
   /** Is given the socket before it connects, to see how far that has come. */
   readonly onSocket?: (socket: Socket) => void;
 }
@@ -94,7 +97,8 @@ const endInTime = (client: Client, socket: Socket): void => {
 
 /** One connected session with pinned settings. The caller listens for `error` if it outlives one query. */
 export const connect = async (url: string, options: ConnectOptions): Promise<Client> => {
-  const socket = (options.line ?? directLine).socket();
+  const line = options.line ?? directLine;
+  const socket = options.copiesOut === true ? socketReadingInPlace(line) : line.socket();
   options.onSocket?.(socket);
   const client = new Client({
     ...clientConfig(url, options),

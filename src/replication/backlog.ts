@@ -142,6 +142,7 @@ export class Backlog {
       connectTimeoutMs: context.limits.connectTimeoutMs,
       line: peer.line,
       pipeline: true,
+      copiesOut: true,
       signal,
     });
     return { client: opened, [Symbol.asyncDispose]: () => opened.end().catch(() => undefined) };

@@ -1,8 +1,8 @@
-import { Buffer } from "node:buffer";
 import { type Batch, keepaliveBatch, type TableBatch } from "./batch.ts";
 import { collapse } from "./collapse.ts";
 import type { ChangeSink } from "./decode.ts";
 import type { Layout } from "./layout.ts";
+import { SpareMemory } from "./spare-memory.ts";
 import { StateBuffer, stateOverheadBytes } from "./state-buffer.ts";
 
 export interface InboxLimits {
@@ -28,7 +28,6 @@ interface Held {
   bytes: number;
 }
 
-const leastSpareBytes = 65_536;
 /** Changes of a transaction, after which a message more or less a moment earlier is nothing to the taker. */
 const largeTransaction = 500;
 
@@ -55,8 +54,8 @@ export class Inbox implements ChangeSink {
   /** `states`: of the changes, those that are held. */
   readonly #whole = { changes: 0, states: 0, bytes: 0, transactions: 0, endLsn: 0n, commitTime: 0n };
   readonly #open = { changes: 0, states: 0, bytes: 0, active: false };
-  /** Memory of batches that were merged. */
-  #spare: Buffer[] = [];
+  /** Of batches that were merged. */
+  readonly #memory: SpareMemory;
   #keepalive: Keepalive | null = null;
   /** The highest position handed out by a batch or noted of one. */
   #seenLsn = 0n;
@@ -68,6 +67,8 @@ export class Inbox implements ChangeSink {
   constructor(limits: InboxLimits, flow: Flow) {
     this.#limits = limits;
     this.#flow = flow;
+    // Two batches are in work, and what is sent of them.
+    this.#memory = new SpareMemory({ count: 4, bytes: 2 * limits.maxBatchBytes });
   }
 
   /** Bytes held: of batches not yet taken, and of what follows. */
@@ -104,7 +105,7 @@ export class Inbox implements ChangeSink {
   buffer(layout: Layout): StateBuffer {
     let entry = this.#buffers.get(layout);
     if (entry === undefined) {
-      entry = { states: new StateBuffer(layout), whole: 0 };
+      entry = { states: new StateBuffer(layout, undefined, this.#memory), whole: 0 };
       this.#buffers.set(layout, entry);
     }
     return entry.states;
@@ -179,7 +180,7 @@ export class Inbox implements ChangeSink {
     try {
       this.#advance();
       if (this.#waiting !== null) {
-        this.#spare = [];
+        this.#memory.clear();
         this.#flow.hurry();
       }
       return await promise;
@@ -207,6 +208,7 @@ export class Inbox implements ChangeSink {
       this.#paused = true;
       this.#flow.pause();
     } else if (this.#paused && held < this.#limits.maxBufferedBytes - this.#limits.maxBatchBytes / 4) {
+      // Soon: while it stands still and the target alone works, a core has nothing to do.
       this.#paused = false;
       this.#flow.resume();
     }
@@ -270,7 +272,7 @@ export class Inbox implements ChangeSink {
   }
 
   #close(endsTransaction: boolean): void {
-    const used: Buffer[] = [];
+    const used: StateBuffer[] = [];
     const tables = this.#detach(used);
     const { changes, bytes, transactions, endLsn, commitTime } = this.#whole;
     this.#closed.push({
@@ -283,37 +285,23 @@ export class Inbox implements ChangeSink {
       endLsn,
       commitTime,
       skipped: this.#skipped,
-      release: () => this.#recycle(used.splice(0)),
+      release: () => {
+        for (const states of used.splice(0)) states.release();
+      },
     });
     this.#closedBytes += bytes;
     this.#skipped = new Map();
     Object.assign(this.#whole, { changes: 0, states: 0, bytes: 0, transactions: 0 });
   }
 
-  /** Large pieces of memory that come and go are slow to get, and a collector that counts objects lets them pile up. */
-  #recycle(used: readonly Buffer[]): void {
-    const { maxBatchBytes, maxBufferedBytes } = this.#limits;
-    for (const bytes of used) {
-      const fits = bytes.length >= leastSpareBytes && bytes.length <= 2 * maxBatchBytes;
-      if (fits && this.#spare.length * maxBatchBytes < maxBufferedBytes) {
-        this.#spare.push(bytes);
-      }
-    }
-  }
-
-  readonly #memory = (bytes: number): Buffer => {
-    const at = bytes < leastSpareBytes ? -1 : this.#spare.findIndex((spare) => spare.length >= bytes);
-    return at < 0 ? Buffer.allocUnsafe(bytes) : this.#spare.splice(at, 1)[0]!;
-  };
-
-  #detach(used: Buffer[]): TableBatch[] {
+  #detach(used: StateBuffer[]): TableBatch[] {
     const byTable = new Map<string, { row?: StateBuffer; tombstone?: StateBuffer }>();
     for (const [layout, entry] of this.#buffers) {
       if (entry.whole > 0) {
         const { name } = layout.table;
         const pair = byTable.get(name) ?? {};
-        const states = entry.states.detach(entry.whole, this.#memory);
-        used.push(states.bytes);
+        const states = entry.states.detach(entry.whole);
+        used.push(states);
         pair[layout.kind] = states;
         byTable.set(name, pair);
         entry.whole = 0;

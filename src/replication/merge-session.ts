@@ -1,3 +1,4 @@
+import { Buffer } from "node:buffer";
 import { Query, type Client, type Connection, type QueryResult, type QueryResultRow } from "pg";
 import { connect, mergeSettings } from "../postgres/client.ts";
 import type { Line } from "../postgres/line.ts";
@@ -39,9 +40,16 @@ const copyChunkBytes = 256 * 1024;
 
 /** What the driver's type leaves out. */
 interface CopySender {
-  sendCopyFromChunk(chunk: Buffer): void;
   endCopyFrom(): void;
 }
+
+/** Of a CopyData message: its kind, and its length without that. */
+const copyDataHeader = (bytes: number): Buffer => {
+  const header = Buffer.allocUnsafe(5);
+  header[0] = 0x64;
+  header.writeInt32BE(4 + bytes, 1);
+  return header;
+};
 
 /** COMMIT answered ROLLBACK: the transaction had failed before, and nothing of it is there. */
 export class NotCommitted extends Error {
@@ -191,8 +199,12 @@ export class MergeSession implements AsyncDisposable {
     const submit = (connection: Connection & CopySender): void => {
       connection.stream.cork();
       connection.query(text);
-      for (let at = 0; at < data.length; at += copyChunkBytes)
-        connection.sendCopyFromChunk(data.subarray(at, at + copyChunkBytes));
+      for (let at = 0; at < data.length; at += copyChunkBytes) {
+        const chunk = data.subarray(at, at + copyChunkBytes);
+        // The driver would copy it.
+        connection.stream.write(copyDataHeader(chunk.length));
+        connection.stream.write(chunk);
+      }
       connection.endCopyFrom();
       connection.stream.uncork();
     };

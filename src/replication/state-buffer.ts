@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import type { Layout, Shape } from "./layout.ts";
+import { SpareMemory } from "./spare-memory.ts";
 
 /** Space before the first state for the header of a PostgreSQL array. */
 export const arrayHeaderBytes = 20;
@@ -42,9 +43,12 @@ export class StateBuffer {
   shapes: Shape[] = [];
   /** Where the fields of the state being appended begin. */
   readonly #fields: Int32Array;
+  readonly #memory: SpareMemory;
+  #lent: Buffer[] = [];
 
-  constructor(layout: Layout, capacity = 4096) {
+  constructor(layout: Layout, capacity = 4096, memory = new SpareMemory({ count: 0, bytes: 0 })) {
     this.layout = layout;
+    this.#memory = memory;
     this.bytes = Buffer.allocUnsafe(capacity);
     this.#view = viewOf(this.bytes);
     this.#fields = new Int32Array(layout.columns.length);
@@ -199,13 +203,12 @@ export class StateBuffer {
   }
 
   /**
-   * Takes the first `count` states out, with the memory they lie in; the rest is moved to other memory, of at least so
-   * many bytes, that `memory` gives.
+   * Takes the first `count` states out, with the memory they lie in; the rest is moved to other memory.
    */
-  detach(count: number, memory: (bytes: number) => Buffer): StateBuffer {
+  detach(count: number): StateBuffer {
     const cut = count < this.count ? this.starts[count]! : this.end;
     const rest = this.end - cut;
-    const head = new StateBuffer(this.layout, 0);
+    const head = new StateBuffer(this.layout, 0, this.#memory);
     head.bytes = this.bytes;
     head.#view = this.#view;
     head.end = cut;
@@ -220,7 +223,7 @@ export class StateBuffer {
     head.shapes = this.shapes;
     this.keys = head.keys.splice(count);
     this.shapes = head.shapes.splice(count);
-    this.bytes = memory(Math.max(4096, arrayHeaderBytes + rest * 2, cut));
+    this.bytes = this.#memory.take(Math.max(4096, arrayHeaderBytes + rest * 2, cut));
     this.#view = viewOf(this.bytes);
     head.bytes.copy(this.bytes, arrayHeaderBytes, cut, cut + rest);
     this.end = arrayHeaderBytes + rest;
@@ -228,6 +231,20 @@ export class StateBuffer {
       this.starts[i]! += arrayHeaderBytes - cut;
     }
     return head;
+  }
+
+  /** Memory for something that is made of these states, until they are released. */
+  lend(bytes: number): Buffer {
+    const memory = this.#memory.take(bytes);
+    this.#lent.push(memory);
+    return memory.subarray(0, bytes);
+  }
+
+  /** Neither the states nor what was made of them is read any more. */
+  release(): void {
+    for (const memory of [this.bytes, ...this.#lent.splice(0)]) this.#memory.give(memory);
+    this.bytes = Buffer.alloc(0);
+    this.end = 0;
   }
 
   /** Looks for some of the keys only. */
@@ -326,8 +343,9 @@ export class StateBuffer {
     if (needed <= this.bytes.length) {
       return;
     }
-    const larger = Buffer.allocUnsafe(Math.max(needed, this.bytes.length * 2));
+    const larger = this.#memory.take(Math.max(needed, this.bytes.length * 2));
     this.bytes.copy(larger, 0, 0, this.end);
+    this.#memory.give(this.bytes);
     this.bytes = larger;
     this.#view = viewOf(larger);
   }

@@ -85,7 +85,7 @@ export class BufferedStates implements StateSet {
   #tuples(): Buffer {
     const carried = this.#layout.columns.map((column) => this.columns.includes(column));
     // Smaller in any case: a state loses the types of its fields, and gains nothing.
-    const data = Buffer.allocUnsafe(copyHeader.length + this.bytes + copyTrailer.length);
+    const data = this.#buffer.lend(copyHeader.length + this.bytes + copyTrailer.length);
     let at = copyHeader.copy(data);
     for (const i of this.#indices) at = this.#buffer.copyTuple(i, carried, { to: data, at });
     at += copyTrailer.copy(data, at);
@@ -177,7 +177,7 @@ export class BufferedStates implements StateSet {
     const { bytes } = buffer;
     const size = arrayHeaderBytes + this.bytes;
     const whole = size === buffer.end && this.#ascends;
-    const value = whole ? bytes.subarray(0, size) : Buffer.allocUnsafe(size);
+    const value = whole ? bytes.subarray(0, size) : buffer.lend(size);
     // The receiving side takes the element type from the statement; see PostgreSQL's array_recv.
     writeArrayHeader(value, { count: this.count, elementOid: 0, hasNulls: false });
     if (whole) return value;
