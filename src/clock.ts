@@ -71,7 +71,8 @@ const earlyMs = 1;
 
 /**
  * Until the next multiple of `everyMs`, in whole ms. What goes on while nothing happens, at all times, waits for beats:
- * a process wakes up once for all that is due then. To wake up costs more than most of what is done then.
+ * a process wakes up once for all that is due then. To wake up costs more than most of what is done then. Multiples of
+ * 300 fall together with the probes (`probeMs`).
  */
 export const untilBeatMs = (monotonicMs: number, everyMs: number): number =>
   Math.ceil(everyMs - (monotonicMs % everyMs)) + earlyMs;

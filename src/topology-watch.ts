@@ -1,7 +1,7 @@
 import type { Topology } from "../regions/topology.ts";
 import type { Clock } from "./clock.ts";
 
-const checkMs = 1000;
+const checkMs = 900;
 
 /**
  * The configuration as it is now: it is read again every second, so that an agent learns of a region that joins or

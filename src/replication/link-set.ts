@@ -1,9 +1,9 @@
 import { Link } from "./link.ts";
 import { newLinkStatus } from "./status.ts";
 import type { Sweeper } from "./sweeper.ts";
-import { type AgentContext, pause, type RegionAddress } from "./wiring.ts";
+import type { AgentContext, RegionAddress } from "./wiring.ts";
 
-const topologyCheckMs = 500;
+const topologyCheckMs = 600;
 
 interface Running {
   readonly peer: RegionAddress;
@@ -29,7 +29,7 @@ export class LinkSet {
   async run(): Promise<void> {
     while (!this.#signal.aborted) {
       await this.#follow(this.#context.topology().peers);
-      await pause(this.#context.clock, topologyCheckMs, this.#signal);
+      await this.#context.clock.beat(topologyCheckMs, this.#signal);
     }
     await Promise.all([...this.#running.values()].map((running) => running.done));
   }

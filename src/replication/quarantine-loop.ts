@@ -5,7 +5,7 @@ import { MergeSession } from "./merge-session.ts";
 import { retryQuarantined } from "./quarantine-retry.ts";
 import type { AgentContext } from "./wiring.ts";
 
-const roundMs = 1000;
+const roundMs = 900;
 const limits = { maxEntries: 100, firstMs: 1000, maxMs: 300_000 };
 
 /** Tries rows in quarantine again, each with a backoff, until the signal is aborted. Never rejects. */

@@ -21,7 +21,7 @@ export interface MastersOptions {
   readonly quietOf?: (origin: number) => QuietSpan | null;
 }
 
-const followMs = 500;
+const followMs = 600;
 
 /** A region's clock that is odd: how, for people. */
 export interface OddClock {
