@@ -13,6 +13,7 @@ import { applyFitting, applyStates, byPredecessor, piecesOf, type Fitted } from 
 import { setAside, settleQuarantine } from "./quarantine.ts";
 import type { StateSet } from "./states.ts";
 import {
+  buryCopied,
   buryRows,
   holdsTombstones,
   meetTombstones,
@@ -138,7 +139,7 @@ class TableMerge {
 
   async #copied(set: StateSet): Promise<boolean> {
     if (set.count < Math.max(1, this.#options.leastCopied ?? leastCopied)) return false;
-    const copied = await copyStates(this.#session, set, () => this.#sweepSet(set));
+    const copied = await copyStates(this.#session, set, () => this.#sweepSet(set, buryCopied));
     if (copied) this.#merged.push(set);
     return copied;
   }
@@ -229,15 +230,14 @@ class TableMerge {
     }
   }
 
-  async #bury(tombstones: StateSet): Promise<void> {
-    const parts = await together(piecesOf(tombstones).map((piece) => buryRows(this.#session, piece)));
-    for (const swept of parts) this.#note(swept, swept.candidates);
-    this.#options.counts.sweepLater.push(keysOf(tombstones));
-  }
-
-  async #sweepSet(set: StateSet): Promise<void> {
+  async #sweepSet(set: StateSet, bury: typeof buryRows = buryRows): Promise<void> {
     if (set.count === 0) return;
-    if (set.kind === "tombstone") return this.#bury(set);
+    if (set.kind === "tombstone") {
+      const swept = await bury(this.#session, set);
+      this.#note(swept, swept.candidates);
+      this.#options.counts.sweepLater.push(keysOf(set));
+      return;
+    }
     const { held, ...noted } = await holdsTombstones(this.#session, set.table);
     this.#note({ ...nothingSwept, ...noted }, []);
     if (held) await together(piecesOf(set).map((piece) => this.#sweepRows(piece)));

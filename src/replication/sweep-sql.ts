@@ -31,6 +31,27 @@ export const burySql = (set: Shape): string => {
 ${sweptOf(table, "gone")}`;
 };
 
+/**
+ * The same for a set that has just been inserted by one COPY, read from where it lies: nothing is sent but the keys of
+ * its first and last state (`ends`), and nothing answered but the count. Only rows which their tombstone has seen.
+ *
+ * What it removes, it removes rightly, whatever lies between the two ends. And what has the `xmin` of the first was
+ * inserted by this COPY, which was a subtransaction of its own: so as many rows as tombstones are all of them.
+ */
+export const buryCopiedSql = (table: ReplicatedTable, ends: string): string => {
+  const tombstones = relationOf(table, "tombstone");
+  const end = (column: string): string => `(SELECT ends.${column} FROM ends)`;
+  return `WITH ends AS MATERIALIZED (
+  SELECT min(d.ctid) AS low, max(d.ctid) AS high, min(d.xmin::text)::xid AS copy
+    FROM ${ends} JOIN ${tombstones} AS d ON ${sameKey(table, "d", "k")}
+), x AS MATERIALIZED (
+  SELECT d.* FROM ${tombstones} AS d WHERE d.ctid >= ${end("low")} AND d.ctid <= ${end("high")} AND d.xmin = ${end("copy")}
+)
+DELETE FROM ${relationOf(table, "row")} AS cur USING x
+ WHERE ${sameKey(table, "cur", "x")} AND ${outranks("x", "cur", isOwned(table))}
+   AND x.cg_prev = cur.cg_version AND x.cg_version > cur.cg_version`;
+};
+
 /** The answer of what sweeps: from `gone`, and with the candidates in `from`. */
 const sweptOf = (table: ReplicatedTable, from: string): string =>
   withCandidates(
@@ -72,6 +93,9 @@ export const sweepSql = (table: ReplicatedTable, keys: string | null): string =>
 ), both_kinds AS (SELECT lost, floor FROM gone UNION ALL SELECT lost, floor FROM outlived)
 ${sweptOf(table, "both_kinds")}`;
 };
+
+/** What is noted of the table. */
+export const notedSql = (table: ReplicatedTable): string => `SELECT ${noted(table)}`;
 
 /** Whether a tombstone is held of the table, and what is noted of it. */
 export const holdsSql = (table: ReplicatedTable): string =>

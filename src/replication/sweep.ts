@@ -3,9 +3,10 @@ import { keysOf, type KeySet } from "./merge-keys.ts";
 import type { Candidate } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
 import type { CandidateRow, FloorRow } from "./merge-sql.ts";
-import { candidatesIn } from "./merge-states.ts";
+import { candidatesIn, piecesOf } from "./merge-states.ts";
 import type { StateSet } from "./states.ts";
-import { burySql, holdsSql, meetsSql, sweepSql } from "./sweep-sql.ts";
+import { buryCopiedSql, burySql, holdsSql, meetsSql, notedSql, sweepSql } from "./sweep-sql.ts";
+import { together } from "./together.ts";
 
 /** What is noted of a table beside its states, before a sweep waited for a row's lock. */
 export interface Noted {
@@ -47,18 +48,57 @@ export const sweepKeys = async (session: MergeSession, keys: KeySet): Promise<Sw
 
 /** The same for tombstones that have just been merged: nearly all of them remove their row. */
 export const buryRows = async (session: MergeSession, tombstones: StateSet): Promise<Swept> => {
+  const parts = await together(piecesOf(tombstones).map((piece) => buryPiece(session, piece)));
+  return parts.reduce(added, nothingSwept);
+};
+
+const buryPiece = async (session: MergeSession, tombstones: StateSet): Promise<Swept> => {
   const { rows } = await session.query<SweptRow>(burySql(tombstones), [tombstones.value()]);
   const buried = sweptIn(rows);
   if (buried.rows === tombstones.count) return buried;
   // Some rows are higher, or were not here. Or a higher tombstone was, and what it left is not ours to judge by this one.
-  const swept = await sweepKeys(session, keysOf(tombstones));
-  return {
-    ...swept,
-    rows: buried.rows + swept.rows,
-    candidates: [...buried.candidates, ...swept.candidates],
-    floor: higher(buried.floor, swept.floor),
-  };
+  return added(buried, await sweepKeys(session, keysOf(tombstones)));
 };
+
+/** So many sets of a table are not tried after one that did not lie together. */
+const skippedSets = 64;
+const toSkip = new WeakMap<MergeSession, Map<string, number>>();
+
+/**
+ * The same for a set that has just been inserted by one COPY, in the same flight. It lies together where the relation
+ * has no space within; else its rows are looked for as others are.
+ */
+export const buryCopied = async (session: MergeSession, tombstones: StateSet): Promise<Swept> => {
+  const { table, count } = tombstones;
+  const skip = toSkip.get(session) ?? new Map<string, number>();
+  toSkip.set(session, skip);
+  const left = skip.get(table.name) ?? 0;
+  if (left > 0) {
+    skip.set(table.name, left - 1);
+    return buryRows(session, tombstones);
+  }
+  const ends = keysOf(tombstones.pick([0, count - 1]));
+  const [{ rowCount }, { rows: noted }] = await together([
+    session.query(buryCopiedSql(table, ends.from), ends.values),
+    session.query<Noted>(notedSql(table)),
+  ]);
+  const buried = { ...nothingSwept, ...noted[0], rows: rowCount ?? 0 };
+  if (buried.rows === count) return buried;
+  if (buried.rows < count / 2) {
+    skip.set(table.name, skippedSets);
+    return added(buried, await buryRows(session, tombstones));
+  }
+  const rest = piecesOf(tombstones).map((piece) => sweepKeys(session, keysOf(piece)));
+  return (await together(rest)).reduce(added, buried);
+};
+
+const added = (before: Swept, later: Swept): Swept => ({
+  reported: before.reported || later.reported,
+  quarantined: before.quarantined || later.quarantined,
+  rows: before.rows + later.rows,
+  candidates: [...before.candidates, ...later.candidates],
+  floor: higher(before.floor, later.floor),
+});
 
 const higher = (a: string | null, b: string | null): string | null =>
   a === null || (b !== null && BigInt(b) > BigInt(a)) ? b : a;
