@@ -39,6 +39,8 @@ export class StateBuffer {
   versions = new BigInt64Array(firstCount);
   /** Empty where the table has no owners. */
   bases: BigInt64Array;
+  /** 1 where `prev` is NULL or 0. */
+  firsts = new Uint8Array(firstCount);
   keys: string[] = [];
   shapes: Shape[] = [];
   /** Where the fields of the state being appended begin. */
@@ -161,14 +163,6 @@ export class StateBuffer {
     return at;
   }
 
-  /** A field of format `binary` that is a bigint: whether it is NULL or 0. */
-  isZero(index: number, position: number): boolean {
-    const at = this.fieldAt(index, position);
-    return (
-      this.#view.getInt32(at) < 0 || (this.#view.getInt32(at + 4) === 0 && this.#view.getInt32(at + 8) === 0)
-    );
-  }
-
   /** Where the state ends. */
   endOf(index: number): number {
     const start = this.starts[index]!;
@@ -215,10 +209,12 @@ export class StateBuffer {
     head.starts = this.starts;
     head.versions = this.versions;
     head.bases = this.bases;
+    head.firsts = this.firsts;
     // A batch is not larger than it has to be, but what follows will probably be as large.
     this.starts = moved(this.starts, { from: count, to: this.count, size: count });
     this.versions = moved(this.versions, { from: count, to: this.count, size: count });
     this.bases = moved(this.bases, { from: count, to: this.count, size: count });
+    this.firsts = moved(this.firsts, { from: count, to: this.count, size: count });
     head.keys = this.keys;
     head.shapes = this.shapes;
     this.keys = head.keys.splice(count);
@@ -263,6 +259,7 @@ export class StateBuffer {
       this.bytes.copyWithin(end, start, stop);
       this.starts[to] = end;
       this.versions[to] = this.versions[from]!;
+      this.firsts[to] = this.firsts[from]!;
       if (this.layout.base >= 0) {
         this.bases[to] = this.bases[from]!;
       }
@@ -296,6 +293,7 @@ export class StateBuffer {
     if (layout.base >= 0) {
       this.bases[index] = this.#bigint(layout.base);
     }
+    this.firsts[index] = this.#isZero(layout.prev) ? 1 : 0;
     this.keys.push(key);
     this.shapes.push(shape);
     this.end = end;
@@ -331,11 +329,22 @@ export class StateBuffer {
       : BigInt(this.bytes.toString("latin1", at + 8, at + 8 + length));
   }
 
+  /** A field of the state being appended which is a bigint: whether it is NULL or 0. */
+  #isZero(position: number): boolean {
+    const at = this.#fields[position]!;
+    if (this.layout.format === "text") return this.#bigint(position) === 0n;
+    return (
+      this.#view.getInt32(at + 4) < 0 ||
+      (this.#view.getInt32(at + 8) === 0 && this.#view.getInt32(at + 12) === 0)
+    );
+  }
+
   #grow(size: number): void {
     const all = { from: 0, to: this.count, size };
     this.starts = moved(this.starts, all);
     this.versions = moved(this.versions, all);
     this.bases = moved(this.bases, all);
+    this.firsts = moved(this.firsts, all);
   }
 
   #reserve(size: number): void {
@@ -373,7 +382,7 @@ interface Part {
 }
 
 /** A part of an array as the start of a new one. */
-const moved = <T extends Int32Array | BigInt64Array>(array: T, { from, to, size }: Part): T => {
+const moved = <T extends Int32Array | BigInt64Array | Uint8Array>(array: T, { from, to, size }: Part): T => {
   if (array.length === 0) {
     return array;
   }

@@ -137,10 +137,7 @@ export class BufferedStates implements StateSet {
   }
 
   isFirst(index: number): boolean {
-    const at = this.#at(index);
-    return this.format === "binary"
-      ? this.#buffer.isZero(at, this.#layout.prev)
-      : readPrev(this.#buffer, at) === 0n;
+    return this.#buffer.firsts[this.#at(index)] === 1;
   }
 
   slice(start: number, end: number): StateSet {

@@ -4,7 +4,7 @@ import type { Client } from "pg";
 import { LogicalReplicationService } from "pg-logical-replication";
 import type { Clock } from "../clock.ts";
 import { pinnedSettings } from "../postgres/client.ts";
-import { socketReadingInPlace, takeCopyData } from "../postgres/copy-data.ts";
+import { takeCopyData } from "../postgres/copy-data.ts";
 import { identifier, literal } from "../postgres/identifiers.ts";
 import type { Line } from "../postgres/line.ts";
 import { withTls } from "../postgres/tls.ts";
@@ -95,7 +95,7 @@ export class ReplicationStream implements AsyncDisposable {
         keepAlive: true,
         keepAliveInitialDelayMillis: 10_000,
         // Our own socket, so that it can be destroyed at any time, also before there is a session.
-        stream: () => (this.#socket = socketReadingInPlace(options.line)),
+        stream: () => (this.#socket = options.line.socket()),
       },
       { acknowledge: { auto: false, timeoutSeconds: 0 } },
     );

@@ -54,7 +54,7 @@ export interface AgentLimits {
 }
 
 export const defaultLimits: AgentLimits = {
-  maxBatchRows: 5_000,
+  maxBatchRows: 10_000,
   maxBatchBytes: 4 * 1024 * 1024,
   backlogBytes: 64 * 1024 * 1024,
   backlogPieceChanges: 100_000,
