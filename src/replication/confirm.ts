@@ -1,3 +1,5 @@
+import { Bell } from "./bell.ts";
+
 /** A commit at the target which the target may still lose in a crash. */
 interface Commit {
   /** Exactly the end LSN of the source's last transaction in it. */
@@ -15,7 +17,7 @@ const maxAwaiting = 1024;
 export class Confirmation {
   #confirmed: bigint;
   readonly #awaiting: Commit[] = [];
-  #changed = Promise.withResolvers<void>();
+  readonly #changed = new Bell();
 
   /** `confirmed`: what the source's slot says is confirmed already. */
   constructor(confirmed: bigint) {
@@ -32,10 +34,13 @@ export class Confirmation {
     return this.#awaiting[0]?.targetLsn ?? null;
   }
 
-  /** Resolves when there is something to be made durable, or to be told: more than `told` is confirmed. */
-  async due(told: bigint): Promise<void> {
-    while (this.#awaiting.length === 0 && this.#confirmed <= told) {
-      await this.#changed.promise;
+  /**
+   * Resolves when there is something to be made durable, or to be told: more than `told` is confirmed. Also when the
+   * signal is aborted.
+   */
+  async due(told: bigint, signal: AbortSignal): Promise<void> {
+    while (this.#awaiting.length === 0 && this.#confirmed <= told && !signal.aborted) {
+      await this.#changed.rung(signal);
     }
   }
 
@@ -53,7 +58,7 @@ export class Confirmation {
       this.#awaiting.pop();
     }
     this.#awaiting.push({ endLsn, targetLsn });
-    this.#tell();
+    this.#changed.ring();
   }
 
   /** Nothing that the source sent before `lsn` is outstanding: all of it is committed, if not yet durable. */
@@ -78,12 +83,7 @@ export class Confirmation {
   #advance(lsn: bigint): void {
     if (lsn > this.#confirmed) {
       this.#confirmed = lsn;
-      this.#tell();
+      this.#changed.ring();
     }
-  }
-
-  #tell(): void {
-    this.#changed.resolve();
-    this.#changed = Promise.withResolvers();
   }
 }

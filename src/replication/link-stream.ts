@@ -2,6 +2,7 @@ import type { Buffer } from "node:buffer";
 import type { Logger } from "pino";
 import { directLine } from "../postgres/line.ts";
 import { publicationName } from "../postgres/install/names.ts";
+import { unless } from "../unless.ts";
 import { Backlog } from "./backlog.ts";
 import type { Batch } from "./batch.ts";
 import { Confirmation } from "./confirm.ts";
@@ -233,12 +234,9 @@ export class LinkStream {
   async #confirm(merger: TransactionMerger): Promise<void> {
     const confirmation = this.#confirmation;
     const ended = this.#lost.signal;
-    const stopped = new Promise<void>((resolve) => {
-      ended.addEventListener("abort", () => resolve(), { once: true });
-    });
     let told = confirmation.confirmed;
     while (!ended.aborted) {
-      await Promise.race([confirmation.due(told), stopped]);
+      await confirmation.due(told, ended);
       await pause(this.#parts.context.clock, flushPollMs, ended);
       if (confirmation.awaitedTargetLsn !== null) {
         await merger.pollDurable().catch(() => undefined);
@@ -280,19 +278,6 @@ export class LinkStream {
     }
   }
 }
-
-/** @throws what the work throws, or the signal's reason */
-const unless = async (signal: AbortSignal, work: Promise<unknown>): Promise<void> => {
-  signal.throwIfAborted();
-  const { promise, reject } = Promise.withResolvers<never>();
-  const abort = (): void => reject(signal.reason);
-  signal.addEventListener("abort", abort, { once: true });
-  try {
-    await Promise.race([work, promise]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-  }
-};
 
 /**
  * A peer's transaction is merged before its commit has come only if it has been committed: one that is open would hold

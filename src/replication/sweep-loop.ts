@@ -44,6 +44,7 @@ const run = async (context: AgentContext, sweeper: Sweeper, signal: AbortSignal)
           logger.debug({ rowsSwept }, "rows removed that a tombstone outranks");
         }
         await pause(clock, error === null ? roundMs : retryMs, signal);
+        await sweeper.wanted(signal);
       }
     } catch (error) {
       logger.debug({ err: error }, "the sweeper has lost its session");

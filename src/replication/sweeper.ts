@@ -1,5 +1,6 @@
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import type { ReplicatedTable } from "../postgres/table.ts";
+import { Bell } from "./bell.ts";
 import { logConflicts, readReports, readReportsOf, type Reported } from "./conflict-log.ts";
 import type { KeySet } from "./merge-keys.ts";
 import { MergeCounts, type ConflictCount } from "./merge-report.ts";
@@ -51,6 +52,7 @@ SELECT DISTINCT l.virtualtransaction AS id
  */
 export class Sweeper {
   readonly #maxKeys: number;
+  readonly #added = new Bell();
   #fresh: Task[] = [];
   #waiting: Group[] = [];
 
@@ -61,14 +63,19 @@ export class Sweeper {
   /** To be called after the commit that merged these tombstones. */
   add(keys: KeySet): void {
     if (keys.count === 0) return;
-    this.#fresh.push({ table: keys.table, keys });
-    this.#bound();
+    this.#addTask({ table: keys.table, keys });
   }
 
   /** To be swept whole: at the agent's start, since it is not known which tombstones the last one had not settled. */
   addTable(table: ReplicatedTable): void {
-    this.#fresh.push({ table, keys: null });
-    this.#bound();
+    this.#addTask({ table, keys: null });
+  }
+
+  /** Resolves when something waits, be it for a transaction to end or for another try; or when the signal is aborted. */
+  async wanted(signal: AbortSignal): Promise<void> {
+    while (this.waiting === 0 && !signal.aborted) {
+      await this.#added.rung(signal);
+    }
   }
 
   get waiting(): number {
@@ -110,6 +117,12 @@ export class Sweeper {
       waiting: this.waiting,
       error,
     };
+  }
+
+  #addTask(task: Task): void {
+    this.#fresh.push(task);
+    this.#bound();
+    this.#added.ring();
   }
 
   #bound(): void {

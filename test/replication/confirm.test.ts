@@ -1,3 +1,4 @@
+import { getEventListeners } from "node:events";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Confirmation } from "../../src/replication/confirm.ts";
@@ -73,6 +74,23 @@ describe("what may be confirmed to the source", () => {
     expect(confirmation.confirmed).toBe(1024n);
     confirmation.flushed(50_000n);
     expect(confirmation.confirmed).toBe(5000n);
+  });
+
+  test("is waited for until there is something to be told, or nobody is to be told; nothing stays at the signal", async () => {
+    const confirmation = new Confirmation(100n);
+    const ended = new AbortController();
+    const waiting = () => getEventListeners(ended.signal, "abort").length;
+    for (let lsn = 101n; lsn <= 120n; lsn++) {
+      const due = confirmation.due(lsn - 1n, ended.signal);
+      expect(waiting()).toBe(1);
+      confirmation.idle(lsn);
+      await due;
+      expect(waiting()).toBe(0);
+    }
+    const due = confirmation.due(120n, ended.signal);
+    ended.abort();
+    await due;
+    await confirmation.due(120n, ended.signal);
   });
 
   test("in any course of events is never beyond what a crash of the target would leave", () => {
