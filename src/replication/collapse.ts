@@ -1,4 +1,5 @@
 import type { TableBatch } from "./batch.ts";
+import { keyOrder } from "./key-order.ts";
 import { layoutOf, shapeOf, type Shape } from "./layout.ts";
 import { StateBuffer } from "./state-buffer.ts";
 import { BufferedStates, readPrev } from "./state-set.ts";
@@ -22,22 +23,17 @@ export const collapse = (rows: StateBuffer | undefined, tombstones: StateBuffer 
   const rowStates = rows ?? new StateBuffer(layoutOf(table, "row", format), 0);
   const tombstoneStates = tombstones ?? new StateBuffer(layoutOf(table, "tombstone", format), 0);
   const since = new Map<number, bigint>();
-  const highest = highestRows(rowStates, since);
-  const dead: number[] = [];
-  for (const [key, tombstone] of highestTombstones(tombstoneStates)) {
-    const row = highest.get(key);
-    if (row === undefined || outranks(tombstoneStates, tombstone, rowStates, row)) {
-      highest.delete(key);
-      dead.push(tombstone);
-    }
-  }
-  const sets = setsOf(rowStates, highest, since);
+  const { alive, dead } = join(
+    { buffer: rowStates, indices: highestRows(rowStates, since) },
+    { buffer: tombstoneStates, indices: highestTombstones(tombstoneStates) },
+  );
+  const sets = setsOf(rowStates, alive, since);
   const whole = sets.find((set) => set.unchanged.length === 0);
   return {
     table,
     rows: whole ?? emptySet(rowStates),
     partial: sets.filter((set) => set !== whole),
-    tombstones: new BufferedStates(tombstoneStates, byKey(tombstoneStates, dead), {
+    tombstones: new BufferedStates(tombstoneStates, dead, {
       shape: shapeOf(tombstoneStates.layout, [], []),
     }),
   };
@@ -54,19 +50,45 @@ const outranks = (left: StateBuffer, a: number, right: StateBuffer, b: number): 
   return left.versions[a]! > right.versions[b]!;
 };
 
-const highestRows = (rows: StateBuffer, since: Map<number, bigint>): Map<string, number> => {
-  const highest = new Map<string, number>();
-  const received = rows.count;
-  for (let i = 0; i < received; i++) {
-    const key = rows.keys[i]!;
-    const earlier = highest.get(key);
-    if (earlier === undefined) {
-      highest.set(key, i);
-    } else if (outranks(rows, i, rows, earlier)) {
-      highest.set(key, rows.shapes[i]!.unchanged.length > 0 ? filled(rows, { later: i, earlier, since }) : i);
-    }
+/** In the order of the keys. */
+interface Highest {
+  readonly buffer: StateBuffer;
+  readonly indices: number[];
+}
+
+/** Of keys that have a row and a tombstone the higher one stays. */
+const join = (rows: Highest, tombstones: Highest): { readonly alive: number[]; readonly dead: number[] } => {
+  if (rows.indices.length === 0 || tombstones.indices.length === 0) {
+    return { alive: rows.indices, dead: tombstones.indices };
   }
-  return highest;
+  const byKey = new Map(rows.indices.map((row) => [rows.buffer.keyAt(row), row]));
+  const dead = tombstones.indices.filter((tombstone) => {
+    const key = tombstones.buffer.keyAt(tombstone);
+    const row = byKey.get(key);
+    if (row !== undefined && !outranks(tombstones.buffer, tombstone, rows.buffer, row)) return false;
+    byKey.delete(key);
+    return true;
+  });
+  return { alive: [...byKey.values()], dead };
+};
+
+const highestRows = (rows: StateBuffer, since: Map<number, bigint>): number[] =>
+  highest(rows, (later, earlier) =>
+    rows.shapes[later]!.unchanged.length > 0 ? filled(rows, { later, earlier, since }) : later,
+  );
+
+const highestTombstones = (tombstones: StateBuffer): number[] => highest(tombstones, (later) => later);
+
+/** One a key, in the order of the keys. `replaced`: what the higher one is, given that which it follows. */
+const highest = (states: StateBuffer, replaced: (later: number, earlier: number) => number): number[] => {
+  const indices: number[] = [];
+  for (const index of keyOrder(states)) {
+    const last = indices.length - 1;
+    const earlier = indices[last];
+    if (earlier === undefined || !states.sameKey(earlier, index)) indices.push(index);
+    else if (outranks(states, index, states, earlier)) indices[last] = replaced(index, earlier);
+  }
+  return indices;
 };
 
 interface Succession {
@@ -92,25 +114,13 @@ const filled = (rows: StateBuffer, { later, earlier, since }: Succession): numbe
   return index;
 };
 
-const highestTombstones = (tombstones: StateBuffer): Map<string, number> => {
-  const highest = new Map<string, number>();
-  for (let i = 0; i < tombstones.count; i++) {
-    const key = tombstones.keys[i]!;
-    const earlier = highest.get(key);
-    if (earlier === undefined || outranks(tombstones, i, tombstones, earlier)) {
-      highest.set(key, i);
-    }
-  }
-  return highest;
-};
-
 const setsOf = (
   rows: StateBuffer,
-  highest: ReadonlyMap<string, number>,
+  alive: readonly number[],
   since: ReadonlyMap<number, bigint>,
 ): StateSet[] => {
   const groups = new Map<string, number[]>();
-  for (const index of highest.values()) {
+  for (const index of alive) {
     const { id } = rows.shapes[index]!;
     const group = groups.get(id);
     if (group === undefined) {
@@ -120,54 +130,6 @@ const setsOf = (
     }
   }
   return [...groups.values()].map(
-    (indices) => new BufferedStates(rows, byKey(rows, indices), { shape: rows.shapes[indices[0]!]!, since }),
+    (indices) => new BufferedStates(rows, indices, { shape: rows.shapes[indices[0]!]!, since }),
   );
-};
-
-/** Sorts in place, by the bytes of the keys. */
-const byKey = (buffer: StateBuffer, indices: number[]): number[] => {
-  const { keys } = buffer;
-  for (let i = 1; i < indices.length; i++) {
-    if (keys[indices[i]!]! < keys[indices[i - 1]!]!) {
-      return indices.length < 64 ? byComparison(keys, indices) : byPrefix(keys, indices);
-    }
-  }
-  return indices;
-};
-
-const byComparison = (keys: readonly string[], indices: number[]): number[] =>
-  indices.sort((a, b) => (keys[a]! < keys[b]! ? -1 : 1));
-
-const placeBits = 2 ** 21;
-
-/**
- * Numbers are sorted several times faster than by a comparison that is a call: 32 bits of a key's start and its place
- * make a number of 53 bits, which a double holds exactly. What starts alike is compared after.
- */
-const byPrefix = (keys: readonly string[], indices: number[]): number[] => {
-  if (indices.length >= placeBits) return byComparison(keys, indices);
-  const order = Float64Array.from(
-    indices,
-    (index, place) => prefixOf(keys[index]!) * placeBits + place,
-  ).sort();
-  const given = indices.slice();
-  let alike = 0;
-  for (let i = 0; i <= order.length; i++) {
-    if (i < order.length) indices[i] = given[order[i]! % placeBits]!;
-    if (i < order.length && Math.floor(order[i]! / placeBits) === Math.floor(order[alike]! / placeBits))
-      continue;
-    if (i - alike > 1) {
-      const run = byComparison(keys, indices.slice(alike, i));
-      for (const [offset, index] of run.entries()) indices[alike + offset] = index;
-    }
-    alike = i;
-  }
-  return indices;
-};
-
-/** The first four characters as bytes. A length before a part of a key may be larger: then it counts as the largest. */
-const prefixOf = (key: string): number => {
-  let prefix = 0;
-  for (let i = 0; i < 4; i++) prefix = prefix * 256 + (i < key.length ? Math.min(255, key.charCodeAt(i)) : 0);
-  return prefix;
 };

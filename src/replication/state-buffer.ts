@@ -1,12 +1,11 @@
 import { Buffer } from "node:buffer";
 import type { Layout, Shape } from "./layout.ts";
+import { arrayHeaderBytes, copyBytes, firstCount, moved, viewOf, writeArrayHeader } from "./binary.ts";
+import { keyOrder, keyPrefix, keyText, prefixBytes } from "./key-order.ts";
 import { SpareMemory } from "./spare-memory.ts";
 
-/** Space before the first state for the header of a PostgreSQL array. */
-export const arrayHeaderBytes = 20;
 /** What a state costs in memory beside its fields: its key, numbers and references. */
 export const stateOverheadBytes = 120;
-const firstCount = 64;
 const sampledKeys = 64;
 
 export const nullLength = -1;
@@ -41,7 +40,8 @@ export class StateBuffer {
   bases: BigInt64Array;
   /** 1 where `prev` is NULL or 0. */
   firsts = new Uint8Array(firstCount);
-  keys: string[] = [];
+  /** Keys as numbers of their first bytes, see `keyOrder`. */
+  prefixes = new Float64Array(firstCount);
   shapes: Shape[] = [];
   /** Where the fields of the state being appended begin. */
   readonly #fields: Int32Array;
@@ -58,7 +58,7 @@ export class StateBuffer {
   }
 
   get count(): number {
-    return this.keys.length;
+    return this.shapes.length;
   }
 
   /** `positions`: the position in the tuple for each column of the layout, -1 for none. */
@@ -163,6 +163,26 @@ export class StateBuffer {
     return at;
   }
 
+  /** Equal for equal keys: a character for each byte. Where a key has several columns, each but the last is preceded by its length. */
+  keyAt(index: number): string {
+    return keyText(
+      this.bytes,
+      this.layout.key.map((position) => this.fieldAt(index, position)),
+    );
+  }
+
+  /** Whether two states have the same key. */
+  sameKey(a: number, b: number): boolean {
+    if (this.prefixes[a] !== this.prefixes[b]) return false;
+    for (const position of this.layout.key) {
+      const [left, right] = [this.fieldAt(a, position), this.fieldAt(b, position)];
+      // The length is compared with the bytes.
+      const length = 4 + this.#view.getInt32(left);
+      for (let i = 0; i < length; i++) if (this.bytes[left + i] !== this.bytes[right + i]) return false;
+    }
+    return true;
+  }
+
   /** Where the state ends. */
   endOf(index: number): number {
     const start = this.starts[index]!;
@@ -185,15 +205,13 @@ export class StateBuffer {
     if (!this.#repeatsKeys() || this.shapes.some((shape) => shape.unchanged.length > 0)) {
       return;
     }
-    const highest = new Map<string, number>();
-    for (let i = 0; i < this.count; i++) {
-      const key = this.keys[i]!;
-      const earlier = highest.get(key);
-      if (earlier === undefined || this.outranks(i, earlier)) {
-        highest.set(key, i);
-      }
+    const highest: number[] = [];
+    for (const index of keyOrder(this)) {
+      const last = highest.length - 1;
+      if (last < 0 || !this.sameKey(highest[last]!, index)) highest.push(index);
+      else if (this.outranks(index, highest[last]!)) highest[last] = index;
     }
-    this.#keep(Int32Array.from(highest.values()).sort());
+    this.#keep(Int32Array.from(highest).sort());
   }
 
   /**
@@ -210,14 +228,14 @@ export class StateBuffer {
     head.versions = this.versions;
     head.bases = this.bases;
     head.firsts = this.firsts;
+    head.prefixes = this.prefixes;
     // A batch is not larger than it has to be, but what follows will probably be as large.
     this.starts = moved(this.starts, { from: count, to: this.count, size: count });
     this.versions = moved(this.versions, { from: count, to: this.count, size: count });
     this.bases = moved(this.bases, { from: count, to: this.count, size: count });
     this.firsts = moved(this.firsts, { from: count, to: this.count, size: count });
-    head.keys = this.keys;
+    this.prefixes = moved(this.prefixes, { from: count, to: this.count, size: count });
     head.shapes = this.shapes;
-    this.keys = head.keys.splice(count);
     this.shapes = head.shapes.splice(count);
     this.bytes = this.#memory.take(Math.max(4096, arrayHeaderBytes + rest * 2, cut));
     this.#view = viewOf(this.bytes);
@@ -245,9 +263,15 @@ export class StateBuffer {
 
   /** Looks for some of the keys only. */
   #repeatsKeys(): boolean {
-    const some = new Set(this.keys.slice(0, sampledKeys));
-    const found = this.keys.reduce((sum, key) => sum + (some.has(key) ? 1 : 0), 0);
-    return this.count >= sampledKeys && found >= 2 * some.size;
+    if (this.count < sampledKeys) return false;
+    const some = new Map<number, number>();
+    for (let i = 0; i < sampledKeys; i++) if (!some.has(this.prefixes[i]!)) some.set(this.prefixes[i]!, i);
+    let found = 0;
+    for (let i = 0; i < this.count; i++) {
+      const sampled = some.get(this.prefixes[i]!);
+      if (sampled !== undefined && this.sameKey(sampled, i)) found += 1;
+    }
+    return found >= 2 * some.size;
   }
 
   /** Ascending indices. */
@@ -263,11 +287,10 @@ export class StateBuffer {
       if (this.layout.base >= 0) {
         this.bases[to] = this.bases[from]!;
       }
-      this.keys[to] = this.keys[from]!;
+      this.prefixes[to] = this.prefixes[from]!;
       this.shapes[to] = this.shapes[from]!;
       end += stop - start;
     }
-    this.keys.length = indices.length;
     this.shapes.length = indices.length;
     this.end = end;
   }
@@ -283,7 +306,6 @@ export class StateBuffer {
     const { layout } = this;
     this.#view.setInt32(start, end - start - 4);
     this.#view.setInt32(start + 4, layout.columns.length);
-    const key = this.#keyId();
     const index = this.count;
     if (index === this.starts.length) {
       this.#grow(2 * index);
@@ -294,28 +316,29 @@ export class StateBuffer {
       this.bases[index] = this.#bigint(layout.base);
     }
     this.firsts[index] = this.#isZero(layout.prev) ? 1 : 0;
-    this.keys.push(key);
+    this.prefixes[index] = this.#prefix();
     this.shapes.push(shape);
     this.end = end;
   }
 
-  /** One character per byte. Where a key has several columns, each but the last is preceded by its length. */
-  #keyId(): string {
-    const { key } = this.layout;
-    let id = "";
-    for (let k = 0; k < key.length; k++) {
-      const at = this.#fields[key[k]!]!;
-      const length = this.#view.getInt32(at + 4);
-      if (length < 0) {
-        throw new Error(`${this.layout.table.name}: a change without its key`);
-      }
-      const part = this.bytes.toString("latin1", at + 8, at + 8 + length);
-      if (key.length === 1) {
-        return part;
-      }
-      id += String.fromCodePoint(length) + part;
+  /** Of the state being appended. */
+  #prefix(): number {
+    const { key, table } = this.layout;
+    const at = this.#fields[key[0]!]!;
+    for (const position of key) {
+      if (this.#view.getInt32(this.#fields[position]! + 4) < 0)
+        throw new Error(`${table.name}: a change without its key`);
     }
-    return id;
+    const length = this.#view.getInt32(at + 4);
+    if (key.length === 1 && length >= prefixBytes) {
+      return this.#view.getUint32(at + 8) * 65_536 + this.#view.getUint16(at + 12);
+    }
+    return keyPrefix(
+      keyText(
+        this.bytes,
+        key.map((position) => this.#fields[position]! + 4),
+      ),
+    );
   }
 
   #bigint(position: number): bigint {
@@ -345,6 +368,7 @@ export class StateBuffer {
     this.versions = moved(this.versions, all);
     this.bases = moved(this.bases, all);
     this.firsts = moved(this.firsts, all);
+    this.prefixes = moved(this.prefixes, all);
   }
 
   #reserve(size: number): void {
@@ -359,51 +383,3 @@ export class StateBuffer {
     this.#view = viewOf(larger);
   }
 }
-
-const viewOf = (bytes: Buffer): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-
-/** At the start of a binary array; see PostgreSQL's array_recv. */
-export const writeArrayHeader = (
-  value: Buffer,
-  header: { readonly count: number; readonly elementOid: number; readonly hasNulls: boolean },
-): void => {
-  value.writeInt32BE(1, 0);
-  value.writeInt32BE(header.hasNulls ? 1 : 0, 4);
-  value.writeUInt32BE(header.elementOid, 8);
-  value.writeInt32BE(header.count, 12);
-  value.writeInt32BE(1, 16);
-};
-
-interface Part {
-  readonly from: number;
-  readonly to: number;
-  /** Of the new array, at least. */
-  readonly size: number;
-}
-
-/** A part of an array as the start of a new one. */
-const moved = <T extends Int32Array | BigInt64Array | Uint8Array>(array: T, { from, to, size }: Part): T => {
-  if (array.length === 0) {
-    return array;
-  }
-  const larger = new (array.constructor as new (length: number) => T)(
-    Math.max(firstCount, 2 * (to - from), size),
-  );
-  larger.set(array.subarray(from, to) as never);
-  return larger;
-};
-
-/** Below some 30 bytes a loop is faster than a call of `copy`. */
-const copyBytes = (
-  source: Buffer,
-  from: number,
-  { to, at, length }: { readonly to: Buffer; readonly at: number; readonly length: number },
-): void => {
-  if (length > 32) {
-    source.copy(to, at, from, from + length);
-    return;
-  }
-  for (let i = 0; i < length; i++) {
-    to[at + i] = source[from + i]!;
-  }
-};

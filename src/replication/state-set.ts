@@ -2,7 +2,8 @@ import { Buffer } from "node:buffer";
 import { identifier } from "../postgres/identifiers.ts";
 import type { Column } from "../postgres/table.ts";
 import type { Layout, Shape } from "./layout.ts";
-import { arrayHeaderBytes, writeArrayHeader, type StateBuffer } from "./state-buffer.ts";
+import { arrayHeaderBytes, writeArrayHeader } from "./binary.ts";
+import type { StateBuffer } from "./state-buffer.ts";
 import type { StateSet } from "./states.ts";
 
 const textOid = 25;
@@ -117,7 +118,7 @@ export class BufferedStates implements StateSet {
   }
 
   keyId(index: number): string {
-    return this.#buffer.keys[this.#at(index)]!;
+    return this.#buffer.keyAt(this.#at(index));
   }
 
   field(index: number, column: string): Buffer | null {
