@@ -1,5 +1,5 @@
 import type { Buffer } from "node:buffer";
-import type { Client } from "pg";
+import { Query, type Client } from "pg";
 import type { Logger } from "pino";
 import { connect } from "../postgres/client.ts";
 import { takeCopyData } from "../postgres/copy-data.ts";
@@ -172,7 +172,8 @@ export class Backlog {
 
   /**
    * The next piece is asked for before one has come, so that the peer decodes while we read: what lies ahead is judged of the
-   * one before.
+   * one before. The copy of the slot has forgotten a piece before it is sent: where one fails, nothing that follows is taken, and
+   * the link begins anew at what is merged, with another copy.
    */
   async #pieces(session: Client, { from, ahead, decode, signal }: Pieces): Promise<BacklogRead> {
     const { context } = this.#options;
@@ -223,7 +224,7 @@ class PieceReader {
   readonly #options: PieceReaderOptions;
   readonly #ends: bigint[] = [];
   #end: bigint;
-  #failure: unknown = null;
+  #failure: Error | null = null;
 
   constructor(session: Client, options: PieceReaderOptions) {
     this.#session = session;
@@ -236,16 +237,23 @@ class PieceReader {
 
   /** @throws what was wrong with a message, or SourceGone */
   async read(sql: string): Promise<PieceEnd> {
-    const copied = this.#session.query(sql);
-    const asked = positionOf(this.#session);
+    const copied = Promise.withResolvers<void>();
+    const done = (error?: Error | null): void => {
+      // At once: what follows comes before anybody who waits has heard of it.
+      if (error) this.#fail(sqlStateOf(error) === null ? new SourceGone() : error);
+      copied.resolve();
+    };
+    this.#session.query(new Query(sql, done));
     // Neither is left without somebody who hears of its failure.
-    const [copy, position] = await Promise.allSettled([copied, asked]);
+    const [, position] = await Promise.allSettled([copied.promise, positionOf(this.#session)]);
     if (this.#failure !== null) throw this.#failure;
     const end = this.#ends.shift();
-    if (copy.status === "rejected") throw sqlStateOf(copy.reason) === null ? new SourceGone() : copy.reason;
-    if (position.status === "rejected") throw new SourceGone();
-    if (end === undefined) throw new SourceGone();
+    if (position.status === "rejected" || end === undefined) throw new SourceGone();
     return { end, position: position.value };
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= error instanceof Error ? error : new Error(String(error));
   }
 
   /** What the server sends of a COPY is a message for each row, the header before the first and the trailer by itself. */
@@ -261,7 +269,7 @@ class PieceReader {
       if (bytes[message] === commitCode) this.#end = bytes.readBigUInt64BE(message + commitEnd);
       this.#options.decode(bytes, message, end);
     } catch (error) {
-      this.#failure = error;
+      this.#fail(error);
       this.#session.connection.stream.destroy();
     }
   }

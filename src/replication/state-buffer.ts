@@ -7,6 +7,8 @@ import { SpareMemory } from "./spare-memory.ts";
 /** What a state costs in memory beside its fields: its key, numbers and references. */
 export const stateOverheadBytes = 120;
 const sampledKeys = 64;
+/** As many pieces as a batch is sent in. */
+const maxLent = 5;
 
 export const nullLength = -1;
 export const unchangedLength = -2;
@@ -249,6 +251,8 @@ export class StateBuffer {
 
   /** Memory for something that is made of these states, until they are released. */
   lend(bytes: number): Buffer {
+    // What is made of parts of them, again and again after failures, is left to the collector.
+    if (this.#lent.length === maxLent) return Buffer.allocUnsafe(bytes);
     const memory = this.#memory.take(bytes);
     this.#lent.push(memory);
     return memory.subarray(0, bytes);

@@ -30,7 +30,10 @@ test("messages are told apart wherever the chunks end, each once and in order", 
       );
       let at = 0;
       for (const size of [...sizes, Math.max(1, bytes.length)]) {
-        cutter.push(Buffer.from(bytes.subarray(at, at + size)));
+        // A socket that reads in place uses the same memory for what comes next.
+        const chunk = Buffer.from(bytes.subarray(at, at + size));
+        cutter.push(chunk);
+        chunk.fill(0xff);
         at += size;
       }
       const expected: string[] = [];
