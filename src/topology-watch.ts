@@ -4,8 +4,8 @@ import type { Clock } from "./clock.ts";
 const checkMs = 900;
 
 /**
- * The configuration as it is now: it is read again every second, so that an agent learns of a region that joins or
- * leaves without a restart. A file that is broken at the moment keeps what was read before.
+ * The configuration as it is now: it is looked at again and again, and read when it has changed, so that an agent learns
+ * of a region that joins or leaves without a restart. While the file is broken, what was read before holds.
  */
 export class TopologyWatch {
   readonly #load: () => Promise<Topology>;

@@ -43,7 +43,7 @@ interface Asked {
 /** Between two probes, however many requests fail: what is over in an instant does not make a master down. */
 const leastProbeMs = 50;
 const roundTripWeight = 0.2;
-/** How often it is looked whether something has come while it connects, in the time that a probe may take. */
+/** How often it is looked whether something has come, in the time that a probe may take. */
 const looksPerTimeout = 8;
 
 /**
@@ -290,8 +290,8 @@ export class Master implements Database {
     const stepMs = this.#stepMs;
     let wait = beginWait({ heard: this.#session.heard, atMs: beganAtMs }, stepMs, settings());
     for (;;) {
-      // A session that is open says nothing before its answer, so there is nothing to look for until it is late.
-      const lookMs = this.#session.open === null ? settings().probeTimeoutMs / looksPerTimeout : Infinity;
+      // Other questions share the session. What is seen late would be taken for distance, and waited for all the longer.
+      const lookMs = settings().probeTimeoutMs / looksPerTimeout;
       await this.#looking.take(Math.min(lookMs, wait.lateAtMs - clock.monotonic()));
       if (signal.aborted) {
         return false;

@@ -79,8 +79,15 @@ export class Masters {
     return () => this.#onChange.delete(changed);
   }
 
+  /** Never throws: whoever tells goes on probing, whatever becomes of those who hear it. */
   #tell(): void {
-    for (const changed of this.#onChange) changed();
+    for (const changed of this.#onChange) {
+      try {
+        changed();
+      } catch (err) {
+        this.#options.logger.error({ err }, "what follows the masters' states has failed");
+      }
+    }
   }
 
   find(region: string): Master | undefined {

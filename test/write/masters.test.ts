@@ -1,6 +1,8 @@
 import { pino } from "pino";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { untilBeatMs } from "../../src/clock.ts";
 import { eventually } from "../support/database.ts";
+import { HandClock } from "./hand-clock.ts";
 import { healths, WritingRegions } from "./masters-fixture.ts";
 
 let all: WritingRegions;
@@ -106,6 +108,53 @@ test("an answer that is late is waited for: one packet that was lost makes nothi
   all.line("b").heal();
   await healths(masters, { b: "healthy" });
   expect(await probing()).toEqual(before);
+});
+
+test("an answer to an earlier question counts when it comes, and the silence after it is not taken for distance", async () => {
+  const hand = new HandClock();
+  const settings = { probeMs: 300, probeTimeoutMs: 600, failuresToDown: 3 };
+  const masters = all.masters("a", { clock: hand.clock, settings });
+  await healths(masters, { b: "healthy" });
+  const b = masters.find("b");
+  if (b === undefined) throw new Error("there is no master of b");
+  const db = all.regions.db("b");
+  await db.query("SELECT pg_advisory_lock(1), pg_advisory_lock(2)");
+  try {
+    // Both go before the probe in its session: the first is answered 60 ms after it was sent, then nothing comes.
+    const earlier = b.query({ text: "SELECT pg_advisory_lock(1)" });
+    b.query({ text: "SELECT pg_advisory_lock(2)" }).catch(() => undefined);
+    await hand.goOn(untilBeatMs(hand.nowMs, settings.probeMs));
+    const beganMs = hand.nowMs;
+    await hand.goOn(60);
+    await db.query("SELECT pg_advisory_unlock(1)");
+    await earlier;
+    const failuresMs: number[] = [];
+    while (b.health.health !== "down") {
+      await hand.goOn(1);
+      if (b.health.failures > failuresMs.length) failuresMs.push(hand.nowMs - beganMs);
+    }
+    expect(failuresMs).toEqual([675, 1_275, 1_875]);
+  } finally {
+    await db.query("SELECT pg_advisory_unlock_all()");
+  }
+});
+
+test("a listener that throws ends no probes, and others are told all the same", async () => {
+  const logged: string[] = [];
+  const logger = pino({ level: "error" }, { write: (line: string) => logged.push(line) });
+  const masters = all.masters("a", { logger });
+  let told = 0;
+  masters.onChange(() => {
+    throw new Error("listener is broken");
+  });
+  masters.onChange(() => (told += 1));
+  await healths(masters, { b: "healthy" });
+  all.line("b").cut({ mode: "reset" });
+  await healths(masters, { b: "down" });
+  all.line("b").heal();
+  await healths(masters, { b: "healthy" });
+  expect(told).toBeGreaterThan(1);
+  expect(logged.some((line) => line.includes("listener is broken"))).toBe(true);
 });
 
 test("one that is read-only is down", async () => {
