@@ -11,7 +11,7 @@ const limits = { backlogBytes: 200_000, backlogPieceChanges: 300 };
 
 beforeAll(async () => {
   // What is released is overwritten: whoever still read it would merge nonsense.
-  const give = SpareMemory.prototype.give;
+  const give = Reflect.get<SpareMemory, "give">(SpareMemory.prototype, "give");
   vi.spyOn(SpareMemory.prototype, "give").mockImplementation(function (this: SpareMemory, memory) {
     memory.fill(0xff);
     give.call(this, memory);
