@@ -84,7 +84,8 @@ const readInPlace = new WeakSet<object>();
 
 /**
  * A socket that reads into the same memory again and again. Of its own for each read, it is outside of V8's heap, and V8 collects
- * the whole heap whenever that has grown by some 30 MB: a third of what reading large rows costs.
+ * the whole heap whenever that has grown by some 30 MB: a third of what reading large rows costs. Not for a walsender's stream,
+ * which then costs the source more (docs/benchmarks.md).
  */
 export const socketReadingInPlace = (line: Line): Socket => {
   const memory = Buffer.allocUnsafeSlow(readBytes);
