@@ -47,6 +47,12 @@ export class Statements {
     return this.#table.key.map((name) => `${a}.${identifier(name)} = ${b}.${identifier(name)}`).join(" AND ");
   }
 
+  /** Names for columns of our own beside the key's, whatever those are called. */
+  #beside<Name extends string>(...names: readonly Name[]): Record<Name, string> {
+    const free = (name: string): string => (this.#table.key.includes(name) ? free(`${name}_`) : name);
+    return Object.fromEntries(names.map((name) => [name, free(name)])) as Record<Name, string>;
+  }
+
   keyChanged(): string {
     return this.#table.key
       .map((name) => `OLD.${identifier(name)} OPERATOR(pg_catalog.<>) NEW.${identifier(name)}`)
@@ -180,21 +186,34 @@ export class Statements {
          ${this.seenAfter("g")} AS cg_seen
     FROM ${source} AS g ${where}`;
     }
+    const own = this.#beside(
+      "authority",
+      "v",
+      "base",
+      "prev",
+      "seen",
+      "highest",
+      "upon_row",
+      "d_base",
+      "d_version",
+      "d_seen",
+    );
     const upon = (row: string, tombstone: string): string =>
-      `CASE WHEN p.upon_row THEN ${row} ELSE ${tombstone} END`;
-    return `SELECT ${list(key, "p.")}, CASE WHEN p.authority THEN p.v ELSE p.base END AS cg_base, p.v AS cg_version,
-         p.prev AS cg_prev, p.seen AS cg_seen
-    FROM (SELECT ${list(key, "p.")}, p.authority,
-                 ${this.next("p.highest")} AS v,
-                 ${upon("p.cg_base", "p.d_base")} AS base,
-                 ${upon("p.cg_version", "p.d_version")} AS prev,
-                 ${upon(this.seenAfter("p"), `coregent.seen_after(p.d_seen, p.d_version, ${this.#region.id})`)} AS seen
+      `CASE WHEN p.${own.upon_row} THEN ${row} ELSE ${tombstone} END`;
+    const seenAfterTombstone = `coregent.seen_after(p.${own.d_seen}, p.${own.d_version}, ${this.#region.id})`;
+    return `SELECT ${list(key, "p.")}, CASE WHEN p.${own.authority} THEN p.${own.v} ELSE p.${own.base} END AS cg_base,
+         p.${own.v} AS cg_version, p.${own.prev} AS cg_prev, p.${own.seen} AS cg_seen
+    FROM (SELECT ${list(key, "p.")}, p.${own.authority},
+                 ${this.next(`p.${own.highest}`)} AS ${own.v},
+                 ${upon("p.cg_base", `p.${own.d_base}`)} AS ${own.base},
+                 ${upon("p.cg_version", `p.${own.d_version}`)} AS ${own.prev},
+                 ${upon(this.seenAfter("p"), seenAfterTombstone)} AS ${own.seen}
             FROM (SELECT ${list(key, "g.")}, g.cg_base, g.cg_version, g.cg_seen,
-                         d.cg_base AS d_base, d.cg_version AS d_version, d.cg_seen AS d_seen,
-                         coalesce(${this.authority(this.ownedHere("g"))}, false) AS authority,
-                         greatest(g.cg_version, g.cg_base, d.cg_version, d.cg_base) AS highest,
+                         d.cg_base AS ${own.d_base}, d.cg_version AS ${own.d_version}, d.cg_seen AS ${own.d_seen},
+                         coalesce(${this.authority(this.ownedHere("g"))}, false) AS ${own.authority},
+                         greatest(g.cg_version, g.cg_base, d.cg_version, d.cg_base) AS ${own.highest},
                          d.cg_version IS NULL
-                           OR (g.cg_base, g.cg_version) > (d.cg_base, d.cg_version) AS upon_row
+                           OR (g.cg_base, g.cg_version) > (d.cg_base, d.cg_version) AS ${own.upon_row}
                     FROM ${source} AS g LEFT JOIN ${this.#tombstone} AS d ON ${this.sameKey("d", "g")} ${where}) AS p) AS p`;
   }
 
@@ -245,19 +264,20 @@ export class Statements {
     const from = `${source} AS k
       JOIN ${this.#tombstone} AS d ON ${this.sameKey("d", "k")}
       JOIN ${this.#target} AS r ON ${this.sameKey("r", "d")}`;
+    const own = this.#beside("v", "base", "prev", "seen");
     const base = this.#owned
       ? `,
-        cg_base = CASE WHEN ${this.authority(this.ownedHere("t"))} THEN s.v ELSE s.base END`
+        cg_base = CASE WHEN ${this.authority(this.ownedHere("t"))} THEN s.${own.v} ELSE s.${own.base} END`
       : "";
     return `
   IF EXISTS (SELECT FROM ${first}) THEN
     role := current_setting('session_replication_role');
     PERFORM set_config('session_replication_role', 'replica', true);
     UPDATE ${this.#target} AS t
-       SET cg_version = s.v, cg_prev = s.prev, cg_seen = s.seen${base}
-      FROM (SELECT ${list(key, "d.")}, ${this.#owned ? "d.cg_base AS base, " : ""}d.cg_version AS prev,
-                   ${this.seenAfter("d")} AS seen,
-                   ${this.next(this.highest("r"), this.highest("d"))} AS v
+       SET cg_version = s.${own.v}, cg_prev = s.${own.prev}, cg_seen = s.${own.seen}${base}
+      FROM (SELECT ${list(key, "d.")}, ${this.#owned ? `d.cg_base AS ${own.base}, ` : ""}d.cg_version AS ${own.prev},
+                   ${this.seenAfter("d")} AS ${own.seen},
+                   ${this.next(this.highest("r"), this.highest("d"))} AS ${own.v}
               FROM ${from} WHERE ${stale} FOR SHARE OF d) AS s
      WHERE ${this.sameKey("t", "s")};
     IF FOUND AND current_setting('${tellsRestamped}', true) = 'on' THEN

@@ -50,7 +50,12 @@ REVOKE ALL ON FUNCTION ${ours(fn.name)}() FROM PUBLIC;`;
 /** Stands for the relation in the text of the dynamic statement. */
 const truncated = "{truncated relation}";
 
-const revives = (statements: string): string => `DECLARE
+/**
+ * ON CONFLICT names the key's columns bare, and any of them may be called as a variable is: one of ours, or `found`, `new`,
+ * `tg_op`, `sqlstate`. There the column is meant. Ours stand in expressions without columns only.
+ */
+const revives = (statements: string): string => `#variable_conflict use_column
+DECLARE
   role text;
   entombed bigint;
 BEGIN${statements}
