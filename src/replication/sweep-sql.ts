@@ -31,19 +31,31 @@ export const burySql = (set: Shape): string => {
 ${sweptOf(table, "gone")}`;
 };
 
+/** Blocks between the first and the last of so many states that are worth reading: a few times what they need. */
+export const blocksWithin = (count: number, bytes: number): number => {
+  // Beside its values, a state has a header and a place in its block, and what aligns both.
+  const needed = Math.ceil((bytes + count * 48) / 8_000);
+  return Math.max(64, 4 * needed);
+};
+
 /**
  * The same for a set that has just been inserted by one COPY, read from where it lies: nothing is sent but the keys of
  * its first and last state (`ends`), and nothing answered but the count. Only rows which their tombstone has seen.
  *
  * What it removes, it removes rightly, whatever lies between the two ends. And what has the `xmin` of the first was
  * inserted by this COPY, which was a subtransaction of its own: so as many rows as tombstones are all of them.
+ *
+ * None where the two lie more blocks apart than the parameter of number `blocks` says: the first may have gone into a
+ * space near the start of a large relation, and the last to its end.
  */
-export const buryCopiedSql = (table: ReplicatedTable, ends: string): string => {
+export const buryCopiedSql = (table: ReplicatedTable, ends: string, blocks: number): string => {
   const tombstones = relationOf(table, "tombstone");
   const end = (column: string): string => `(SELECT ends.${column} FROM ends)`;
+  const block = (ctid: string): string => `(${ctid}::text::point)[0]`;
   return `WITH ends AS MATERIALIZED (
   SELECT min(d.ctid) AS low, max(d.ctid) AS high, min(d.xmin::text)::xid AS copy
     FROM ${ends} JOIN ${tombstones} AS d ON ${sameKey(table, "d", "k")}
+  HAVING ${block("max(d.ctid)")} - ${block("min(d.ctid)")} <= $${blocks}::int
 ), x AS MATERIALIZED (
   SELECT d.* FROM ${tombstones} AS d WHERE d.ctid >= ${end("low")} AND d.ctid <= ${end("high")} AND d.xmin = ${end("copy")}
 )

@@ -5,7 +5,7 @@ import type { MergeSession } from "./merge-session.ts";
 import type { CandidateRow, FloorRow } from "./merge-sql.ts";
 import { candidatesIn, piecesOf } from "./merge-states.ts";
 import type { StateSet } from "./states.ts";
-import { buryCopiedSql, burySql, holdsSql, meetsSql, notedSql, sweepSql } from "./sweep-sql.ts";
+import { blocksWithin, buryCopiedSql, burySql, holdsSql, meetsSql, notedSql, sweepSql } from "./sweep-sql.ts";
 import { together } from "./together.ts";
 
 /** What is noted of a table beside its states, before a sweep waited for a row's lock. */
@@ -60,7 +60,7 @@ const buryPiece = async (session: MergeSession, tombstones: StateSet): Promise<S
   return added(buried, await sweepKeys(session, keysOf(tombstones)));
 };
 
-/** So many sets of a table are not tried after one that did not lie together. */
+/** So many sets of a table are not tried after one that did not lie together, or whose rows were others. */
 const skippedSets = 64;
 const toSkip = new WeakMap<MergeSession, Map<string, number>>();
 
@@ -78,16 +78,15 @@ export const buryCopied = async (session: MergeSession, tombstones: StateSet): P
     return buryRows(session, tombstones);
   }
   const ends = keysOf(tombstones.pick([0, count - 1]));
+  const values = [...ends.values, String(blocksWithin(count, tombstones.bytes))];
   const [{ rowCount }, { rows: noted }] = await together([
-    session.query(buryCopiedSql(table, ends.from), ends.values),
+    session.query(buryCopiedSql(table, ends.from, values.length), values),
     session.query<Noted>(notedSql(table)),
   ]);
   const buried = { ...nothingSwept, ...noted[0], rows: rowCount ?? 0 };
   if (buried.rows === count) return buried;
-  if (buried.rows < count / 2) {
-    skip.set(table.name, skippedSets);
-    return added(buried, await buryRows(session, tombstones));
-  }
+  skip.set(table.name, skippedSets);
+  if (buried.rows < count / 2) return added(buried, await buryRows(session, tombstones));
   const rest = piecesOf(tombstones).map((piece) => sweepKeys(session, keysOf(piece)));
   return (await together(rest)).reduce(added, buried);
 };

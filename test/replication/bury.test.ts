@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { State } from "../../conflict/state.ts";
-import { buryCopiedSql } from "../../src/replication/sweep-sql.ts";
+import { blocksWithin, buryCopiedSql } from "../../src/replication/sweep-sql.ts";
 import { eventually } from "../support/eventually.ts";
 import { batchOf, MergeRegion } from "./merge-fixture.ts";
 import { at, blockedSql, mergeNow, row, tombstone } from "./merge-helpers.ts";
@@ -113,11 +113,33 @@ test("a row that a local writer changes while its tombstone is merged outlives i
 test("what a COPY has inserted is read from where it lies, also by a plan made while nothing was there", async () => {
   await using region = await MergeRegion.create({ schema });
   const { session } = await mergerOf(region);
-  const sql = buryCopiedSql(region.table("t"), "unnest($1::text[]) AS k(id)");
+  const sql = buryCopiedSql(region.table("t"), "unnest($1::text[]) AS k(id)", 2);
   await session.client.query(`PREPARE bury AS ${sql}`);
-  const { rows } = await session.client.query<Record<string, string>>("EXPLAIN EXECUTE bury('{a,b}')");
+  const { rows } = await session.client.query<Record<string, string>>("EXPLAIN EXECUTE bury('{a,b}', 64)");
   const plan = rows.map((line) => line["QUERY PLAN"]).join("\n");
   expect(plan).toMatch(/Tid Range Scan on tombstone_t/);
   expect(plan).toMatch(/Index Scan using t_pkey on t cur/);
   expect(plan).not.toMatch(/Seq Scan/);
+});
+
+test("what lies far apart is not read from where it lies", async () => {
+  await using region = await MergeRegion.create({ schema });
+  const { session, merge } = await mergerOf(region);
+  const relation = `coregent.${region.table("t").tombstone}`;
+  // A hundred full blocks of which the first becomes free: the COPY begins there, and goes on at the end.
+  await region.db.query(`ALTER TABLE ${relation} SET (autovacuum_enabled = off);
+    ALTER TABLE ${relation} ALTER cg_seen SET STORAGE PLAIN;
+    INSERT INTO ${relation} (id, cg_version, cg_seen)
+      SELECT 'old' || i, 5, array_fill(7::bigint, ARRAY[1006]) FROM generate_series(1, 100) AS i;
+    DELETE FROM ${relation} WHERE id = 'old1'`);
+  await region.db.query(`VACUUM (INDEX_CLEANUP on) ${relation}`);
+  expect(await merge(deadUpon(300))).toMatchObject({ tombstonesMerged: 300, rowsSwept: 0 });
+  await region.db.query(`SET session_replication_role = replica;
+    INSERT INTO t (id, cg_version) SELECT id, cg_prev FROM ${relation} WHERE id LIKE 'k%';
+    RESET session_replication_role`);
+  const sql = buryCopiedSql(region.table("t"), "unnest($1::text[]) AS k(id)", 2);
+  const bury = (blocks: number) =>
+    session.transaction(async () => (await session.query(sql, [["k0", "k99"], String(blocks)])).rowCount);
+  expect(await bury(blocksWithin(300, 10_000))).toBe(0);
+  expect(await bury(blocksWithin(30_000, 1_000_000))).toBe(300);
 });
