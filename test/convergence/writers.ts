@@ -123,8 +123,10 @@ export class ContendedWriter {
     const { region, scope, problem } = this.#parts;
     const { table } = operation;
     const tombstone = this.#tombstones.get(table.name) ?? "";
+    // Also of its subtransactions, which have ids of their own: what can be seen and is in progress is ours.
+    const ours = "AND pg_xact_status(t.xmin::text::xid8) = 'in progress'";
     const { rows } = await client.query<StateRow>(
-      statesSql(table, { tombstone, prefix: scope.prefix, where: "AND t.xmin = pg_current_xact_id()::xid" }),
+      statesSql(table, { tombstone, prefix: scope.prefix, where: ours }),
     );
     const keys = new Set(rows.map(({ key }) => key));
     for (const row of returned) {
