@@ -1,5 +1,4 @@
-import { createServer } from "node:net";
-import { freePort } from "../embedded/ports.ts";
+import { freePort, isFree } from "../embedded/ports.ts";
 import { OperatorError } from "../errors.ts";
 import type { RegionPorts } from "./folder.ts";
 
@@ -44,10 +43,3 @@ const take = async (port: number | undefined, insist: boolean): Promise<number> 
   }
   return freePort();
 };
-
-const isFree = (port: number): Promise<boolean> =>
-  new Promise((resolve) => {
-    const probe = createServer();
-    probe.once("error", () => resolve(false));
-    probe.listen(port, "127.0.0.1", () => probe.close(() => resolve(true)));
-  });

@@ -10,7 +10,7 @@ import { weightbookRegions } from "../../regions/weightbook.ts";
 import { configText } from "../../src/demo/config-text.ts";
 import { DemoFolder } from "../../src/demo/folder.ts";
 import { choosePorts } from "../../src/demo/ports.ts";
-import { freePort } from "../../src/embedded/ports.ts";
+import { isFree } from "../../src/embedded/ports.ts";
 import { commandLine, isAlive, processStart } from "../../src/embedded/processes.ts";
 import { eventually } from "../support/eventually.ts";
 
@@ -135,9 +135,17 @@ test("the admin token is made once, and for its owner only", async () => {
   expect((await stat(folder.adminTokenFile)).mode & 0o777).toBe(0o600);
 });
 
+/** Where --port-base may lead: below the ports that other tests are given meanwhile. */
+const freeBase = async (): Promise<number> => {
+  for (let base = 10_000 + (process.pid % 9_000); ; base += 1) {
+    const ports = [0, 1, 10, 11, 20, 21].map((offset) => isFree(base + offset));
+    if ((await Promise.all(ports)).every(Boolean)) return base;
+  }
+};
+
 describe("ports", () => {
   test("follow --port-base, and one that is taken is named", async () => {
-    const base = 20_000 + Math.floor(Math.random() * 10_000);
+    const base = await freeBase();
     expect(await choosePorts(["a", "b"], { portBase: base })).toEqual({
       a: { postgres: base, api: base + 10, entrance: base + 20 },
       b: { postgres: base + 1, api: base + 11, entrance: base + 21 },
@@ -152,7 +160,8 @@ describe("ports", () => {
   });
 
   test("of the last time are taken again, unless somebody has them", async () => {
-    const last = { a: { postgres: await freePort(), api: await freePort(), entrance: await freePort() } };
+    const base = await freeBase();
+    const last = { a: { postgres: base, api: base + 10, entrance: base + 20 } };
     expect(await choosePorts(["a"], { last })).toEqual(last);
     const blocker = createServer().listen(last.a.api, "127.0.0.1");
     await once(blocker, "listening");
