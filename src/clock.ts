@@ -21,11 +21,12 @@ export interface Nap {
   readonly end: () => void;
 }
 
-const napByTimer = (): Nap => {
-  let timer: NodeJS.Timeout | undefined;
+/** Naps by any timer. `start`: has `end` called after `ms`; gives what keeps it from that. */
+export const napBy = (start: (end: () => void, ms: number) => () => void): Nap => {
+  let cancel: (() => void) | undefined;
   let over: (() => void) | undefined;
   const end = (): void => {
-    clearTimeout(timer);
+    cancel?.();
     over?.();
     over = undefined;
   };
@@ -33,7 +34,7 @@ const napByTimer = (): Nap => {
     new Promise((resolve) => {
       end();
       over = resolve;
-      timer = setTimeout(end, Math.max(0, ms));
+      cancel = start(end, Math.max(0, ms));
     });
   return { take, end };
 };
@@ -63,7 +64,11 @@ export const systemClock = (): Clock => ({
   sleep: sleepByTimer,
   beat: (everyMs, signal) =>
     sleepByTimer(untilBeatMs(performance.now(), everyMs), signal).catch(() => undefined),
-  nap: napByTimer,
+  nap: () =>
+    napBy((end, ms) => {
+      const timer = setTimeout(end, ms);
+      return () => clearTimeout(timer);
+    }),
 });
 
 /** So much too early a timer may be, and the loop would come round twice. */

@@ -7,6 +7,14 @@ import type { Line } from "./line.ts";
 const headerBytes = 5;
 const copyData = 0x64;
 
+/** What comes before the content of a CopyData message of so many bytes. */
+export const copyDataHeader = (bytes: number): Buffer => {
+  const header = Buffer.allocUnsafe(headerBytes);
+  header[0] = copyData;
+  header.writeInt32BE(headerBytes - 1 + bytes, 1);
+  return header;
+};
+
 /** Is given the content of each CopyData message: from byte `start` to `end` of memory that is another's after the call. */
 export type TakeCopyData = (bytes: Buffer, start: number, end: number) => void;
 
@@ -77,8 +85,8 @@ export class CopyDataCutter {
   }
 }
 
-/** What Node reads at once. */
-const readBytes = 65_536;
+/** What Node reads at once; as much means that there may be more. */
+export const readBytes = 65_536;
 /** Those whose reads are heard by somebody who keeps nothing of them. */
 const readInPlace = new WeakSet<object>();
 

@@ -1,5 +1,4 @@
 import type { TableBatch } from "./batch.ts";
-import { keyOrder } from "./key-order.ts";
 import { layoutOf, shapeOf, type Shape } from "./layout.ts";
 import { StateBuffer } from "./state-buffer.ts";
 import { BufferedStates, readPrev } from "./state-set.ts";
@@ -25,7 +24,7 @@ export const collapse = (rows: StateBuffer | undefined, tombstones: StateBuffer 
   const since = new Map<number, bigint>();
   const { alive, dead } = join(
     { buffer: rowStates, indices: highestRows(rowStates, since) },
-    { buffer: tombstoneStates, indices: highestTombstones(tombstoneStates) },
+    { buffer: tombstoneStates, indices: tombstoneStates.highest() },
   );
   const sets = setsOf(rowStates, alive, since);
   const whole = sets.find((set) => set.unchanged.length === 0);
@@ -42,14 +41,6 @@ export const collapse = (rows: StateBuffer | undefined, tombstones: StateBuffer 
 const emptySet = (buffer: StateBuffer): StateSet =>
   new BufferedStates(buffer, [], { shape: shapeOf(buffer.layout, [], []) });
 
-/** Whether state `a` of `left` is higher than state `b` of `right`. */
-const outranks = (left: StateBuffer, a: number, right: StateBuffer, b: number): boolean => {
-  if (left.layout.base >= 0 && left.bases[a] !== right.bases[b]) {
-    return left.bases[a]! > right.bases[b]!;
-  }
-  return left.versions[a]! > right.versions[b]!;
-};
-
 /** In the order of the keys. */
 interface Highest {
   readonly buffer: StateBuffer;
@@ -65,7 +56,7 @@ const join = (rows: Highest, tombstones: Highest): { readonly alive: number[]; r
   const dead = tombstones.indices.filter((tombstone) => {
     const key = tombstones.buffer.keyAt(tombstone);
     const row = byKey.get(key);
-    if (row !== undefined && !outranks(tombstones.buffer, tombstone, rows.buffer, row)) return false;
+    if (row !== undefined && !tombstones.buffer.outranks(tombstone, row, rows.buffer)) return false;
     byKey.delete(key);
     return true;
   });
@@ -73,23 +64,9 @@ const join = (rows: Highest, tombstones: Highest): { readonly alive: number[]; r
 };
 
 const highestRows = (rows: StateBuffer, since: Map<number, bigint>): number[] =>
-  highest(rows, (later, earlier) =>
+  rows.highest((later, earlier) =>
     rows.shapes[later]!.unchanged.length > 0 ? filled(rows, { later, earlier, since }) : later,
   );
-
-const highestTombstones = (tombstones: StateBuffer): number[] => highest(tombstones, (later) => later);
-
-/** One a key, in the order of the keys. `replaced`: what the higher one is, given that which it follows. */
-const highest = (states: StateBuffer, replaced: (later: number, earlier: number) => number): number[] => {
-  const indices: number[] = [];
-  for (const index of keyOrder(states)) {
-    const last = indices.length - 1;
-    const earlier = indices[last];
-    if (earlier === undefined || !states.sameKey(earlier, index)) indices.push(index);
-    else if (outranks(states, index, states, earlier)) indices[last] = replaced(index, earlier);
-  }
-  return indices;
-};
 
 interface Succession {
   readonly later: number;

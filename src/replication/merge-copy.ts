@@ -2,6 +2,7 @@ import { reactionTo } from "../postgres/sqlstate.ts";
 import { identifier } from "../postgres/identifiers.ts";
 import type { MergeSession } from "./merge-session.ts";
 import { relationOf } from "./merge-sql.ts";
+import { sessionMemory } from "./session-memory.ts";
 import type { StateSet } from "./states.ts";
 import { together } from "./together.ts";
 
@@ -16,11 +17,10 @@ interface Trials {
 }
 
 /** By relation: whether COPY is worth a try. */
-const trialsOf = new WeakMap<MergeSession, Map<string, Trials>>();
+const trialsOf = sessionMemory<Trials>();
 
 const trialsIn = (session: MergeSession, relation: string): Trials => {
-  const byRelation = trialsOf.get(session) ?? new Map<string, Trials>();
-  trialsOf.set(session, byRelation);
+  const byRelation = trialsOf(session);
   const trials = byRelation.get(relation) ?? { skip: 0, skipped: 0 };
   byRelation.set(relation, trials);
   return trials;

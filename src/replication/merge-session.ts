@@ -1,6 +1,7 @@
-import { Buffer } from "node:buffer";
+import type { Buffer } from "node:buffer";
 import { Query, type Client, type Connection, type QueryResult, type QueryResultRow } from "pg";
 import { connect, mergeSettings } from "../postgres/client.ts";
+import { copyDataHeader } from "../postgres/copy-data.ts";
 import type { Line } from "../postgres/line.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 
@@ -42,14 +43,6 @@ const copyChunkBytes = 256 * 1024;
 interface CopySender {
   endCopyFrom(): void;
 }
-
-/** Of a CopyData message: its kind, and its length without that. */
-const copyDataHeader = (bytes: number): Buffer => {
-  const header = Buffer.allocUnsafe(5);
-  header[0] = 0x64;
-  header.writeInt32BE(4 + bytes, 1);
-  return header;
-};
 
 /** COMMIT answered ROLLBACK: the transaction had failed before, and nothing of it is there. */
 export class NotCommitted extends Error {

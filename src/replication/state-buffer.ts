@@ -1,6 +1,14 @@
 import { Buffer } from "node:buffer";
 import type { Layout, Shape } from "./layout.ts";
-import { arrayHeaderBytes, copyBytes, firstCount, moved, viewOf, writeArrayHeader } from "./binary.ts";
+import {
+  arrayHeaderBytes,
+  copyBytes,
+  firstCount,
+  moved,
+  type Part,
+  viewOf,
+  writeArrayHeader,
+} from "./binary.ts";
 import { keyOrder, keyPrefix, keyText, prefixBytes } from "./key-order.ts";
 import { SpareMemory } from "./spare-memory.ts";
 
@@ -191,12 +199,24 @@ export class StateBuffer {
     return start + 4 + this.#view.getInt32(start);
   }
 
-  /** Whether the state at `index` is higher than the one at `other`, by (base, version). */
-  outranks(index: number, other: number): boolean {
-    if (this.layout.base >= 0 && this.bases[index] !== this.bases[other]) {
-      return this.bases[index]! > this.bases[other]!;
+  /** Whether the state at `index` is higher than the one at `other` of a buffer, by (base, version). */
+  outranks(index: number, other: number, of: StateBuffer = this): boolean {
+    if (this.layout.base >= 0 && this.bases[index] !== of.bases[other]) {
+      return this.bases[index]! > of.bases[other]!;
     }
-    return this.versions[index]! > this.versions[other]!;
+    return this.versions[index]! > of.versions[other]!;
+  }
+
+  /** One state a key, in the order of the keys. `replacing`: what the higher one is, given that which it follows. */
+  highest(replacing = (later: number, _earlier: number): number => later): number[] {
+    const indices: number[] = [];
+    for (const index of keyOrder(this)) {
+      const last = indices.length - 1;
+      const earlier = indices[last];
+      if (earlier === undefined || !this.sameKey(earlier, index)) indices.push(index);
+      else if (this.outranks(index, earlier)) indices[last] = replacing(index, earlier);
+    }
+    return indices;
   }
 
   /**
@@ -207,13 +227,7 @@ export class StateBuffer {
     if (!this.#repeatsKeys() || this.shapes.some((shape) => shape.unchanged.length > 0)) {
       return;
     }
-    const highest: number[] = [];
-    for (const index of keyOrder(this)) {
-      const last = highest.length - 1;
-      if (last < 0 || !this.sameKey(highest[last]!, index)) highest.push(index);
-      else if (this.outranks(index, highest[last]!)) highest[last] = index;
-    }
-    this.#keep(Int32Array.from(highest).sort());
+    this.#keep(Int32Array.from(this.highest()).sort());
   }
 
   /**
@@ -232,11 +246,7 @@ export class StateBuffer {
     head.firsts = this.firsts;
     head.prefixes = this.prefixes;
     // A batch is not larger than it has to be, but what follows will probably be as large.
-    this.starts = moved(this.starts, { from: count, to: this.count, size: count });
-    this.versions = moved(this.versions, { from: count, to: this.count, size: count });
-    this.bases = moved(this.bases, { from: count, to: this.count, size: count });
-    this.firsts = moved(this.firsts, { from: count, to: this.count, size: count });
-    this.prefixes = moved(this.prefixes, { from: count, to: this.count, size: count });
+    this.#move({ from: count, to: this.count, size: count });
     head.shapes = this.shapes;
     this.shapes = head.shapes.splice(count);
     this.bytes = this.#memory.take(Math.max(4096, arrayHeaderBytes + rest * 2, cut));
@@ -312,7 +322,7 @@ export class StateBuffer {
     this.#view.setInt32(start + 4, layout.columns.length);
     const index = this.count;
     if (index === this.starts.length) {
-      this.#grow(2 * index);
+      this.#move({ from: 0, to: index, size: 2 * index });
     }
     this.starts[index] = start;
     this.versions[index] = this.#bigint(layout.version);
@@ -366,13 +376,13 @@ export class StateBuffer {
     );
   }
 
-  #grow(size: number): void {
-    const all = { from: 0, to: this.count, size };
-    this.starts = moved(this.starts, all);
-    this.versions = moved(this.versions, all);
-    this.bases = moved(this.bases, all);
-    this.firsts = moved(this.firsts, all);
-    this.prefixes = moved(this.prefixes, all);
+  /** The numbers of a part of the states to new arrays. */
+  #move(part: Part): void {
+    this.starts = moved(this.starts, part);
+    this.versions = moved(this.versions, part);
+    this.bases = moved(this.bases, part);
+    this.firsts = moved(this.firsts, part);
+    this.prefixes = moved(this.prefixes, part);
   }
 
   #reserve(size: number): void {

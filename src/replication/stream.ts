@@ -4,7 +4,7 @@ import type { Client } from "pg";
 import { LogicalReplicationService } from "pg-logical-replication";
 import type { Clock } from "../clock.ts";
 import { pinnedSettings } from "../postgres/client.ts";
-import { takeCopyData } from "../postgres/copy-data.ts";
+import { readBytes, takeCopyData } from "../postgres/copy-data.ts";
 import { identifier, literal } from "../postgres/identifiers.ts";
 import type { Line } from "../postgres/line.ts";
 import { withTls } from "../postgres/tls.ts";
@@ -51,8 +51,6 @@ export class StreamLost extends Error {
 
 const asError = (value: unknown): Error => (value instanceof Error ? value : new StreamLost(String(value)));
 
-/** What Node reads at once; as much means that there may be more. */
-const fullReadBytes = 65_536;
 const restMs = 1;
 
 /** XLogData: w, LSN of the message, end of WAL, time. Then the message. */
@@ -200,7 +198,7 @@ export class ReplicationStream implements AsyncDisposable {
   /** Until the stream ends. */
   async #stream(client: Client): Promise<void> {
     this.#client = client;
-    const connection = client.connection as unknown as ReplicationConnection;
+    const { connection } = client;
     if (this.#paused) {
       connection.stream.pause();
     }
@@ -208,7 +206,7 @@ export class ReplicationStream implements AsyncDisposable {
     await client.query(memorySql(this.#options));
     const { rows } = await client.query<{ ms: string }>(timeoutSql);
     this.#statusEveryMs = statusIntervalMs(Number(rows[0]?.ms ?? 0));
-    takeCopyData(client.connection, (bytes, start, end) => this.#take(bytes, start, end));
+    takeCopyData(connection, (bytes, start, end) => this.#take(bytes, start, end));
     connection.stream.on("data", (bytes) => this.#rest(bytes.length));
     await client.query(startSql(this.#options));
   }
@@ -249,7 +247,7 @@ export class ReplicationStream implements AsyncDisposable {
     }
     this.#resting = true;
     this.#transport?.pause();
-    if (bytes >= fullReadBytes) {
+    if (bytes >= readBytes) {
       setImmediate(() => this.hurry());
       return;
     }
@@ -340,11 +338,6 @@ export class ReplicationStream implements AsyncDisposable {
     this.#service.removeAllListeners();
     this.#service.on("error", () => undefined);
   }
-}
-
-/** What the driver has beside its types. */
-interface ReplicationConnection {
-  readonly stream: Socket;
 }
 
 const pinSql = `SELECT set_config(s.name, s.value, false)

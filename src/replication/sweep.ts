@@ -4,6 +4,7 @@ import type { Candidate } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
 import type { CandidateRow, FloorRow } from "./merge-sql.ts";
 import { candidatesIn, piecesOf } from "./merge-states.ts";
+import { sessionMemory } from "./session-memory.ts";
 import type { StateSet } from "./states.ts";
 import { blocksWithin, buryCopiedSql, burySql, holdsSql, meetsSql, notedSql, sweepSql } from "./sweep-sql.ts";
 import { together } from "./together.ts";
@@ -62,7 +63,7 @@ const buryPiece = async (session: MergeSession, tombstones: StateSet): Promise<S
 
 /** So many sets of a table are not tried after one that did not lie together, or whose rows were others. */
 const skippedSets = 64;
-const toSkip = new WeakMap<MergeSession, Map<string, number>>();
+const toSkip = sessionMemory<number>();
 
 /**
  * The same for a set that has just been inserted by one COPY, in the same flight. It lies together where the relation
@@ -70,8 +71,7 @@ const toSkip = new WeakMap<MergeSession, Map<string, number>>();
  */
 export const buryCopied = async (session: MergeSession, tombstones: StateSet): Promise<Swept> => {
   const { table, count } = tombstones;
-  const skip = toSkip.get(session) ?? new Map<string, number>();
-  toSkip.set(session, skip);
+  const skip = toSkip(session);
   const left = skip.get(table.name) ?? 0;
   if (left > 0) {
     skip.set(table.name, left - 1);
@@ -110,20 +110,19 @@ export const sweepTable = async (session: MergeSession, table: ReplicatedTable):
   return sweptIn(rows);
 };
 
-/** Tables of which the session has seen a tombstone: there the question for them as a whole is left out. */
-const entombed = new WeakMap<MergeSession, Set<string>>();
+/** Whether the session has seen a tombstone of a table: then the question for them as a whole is left out. */
+const entombed = sessionMemory<true>();
 
 /** Whether any tombstone is held of the table. Most tables of which nothing is deleted are spared what follows. */
 export const holdsTombstones = async (
   session: MergeSession,
   table: ReplicatedTable,
 ): Promise<Noted & { readonly held: boolean }> => {
-  const known = entombed.get(session) ?? new Set<string>();
-  entombed.set(session, known);
+  const known = entombed(session);
   if (known.has(table.name)) return { ...nothingNoted, held: true };
   const { rows } = await session.query<Noted & { held: boolean }>(holdsSql(table));
   const [answer = { ...nothingNoted, held: true }] = rows;
-  if (answer.held) known.add(table.name);
+  if (answer.held) known.set(table.name, true);
   return answer;
 };
 

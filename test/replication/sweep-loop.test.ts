@@ -43,21 +43,26 @@ const setUp = async () => {
     const buried = batchOf(region.table("t"), [{ state: tombstone(future(1, 2)), fields: { id: "a" } }]);
     for (const keys of (await mergeNow(session, buried)).sweepLater) sweeper.add(keys);
   };
+  /** Something to do for the sweeper, which had nothing: a key is buried that the session given has just inserted. */
+  const buryBeside = async () => {
+    await asleep();
+    const local = await region.db.connect();
+    await local.query("BEGIN; INSERT INTO t VALUES ('a', 'local')");
+    await bury();
+    return local;
+  };
   const end = async (): Promise<void> => {
     ending.abort();
     await done;
     await region[Symbol.asyncDispose]();
   };
-  return { region, pauses, asleep, rows, bury, [Symbol.asyncDispose]: end };
+  return { pauses, asleep, rows, buryBeside, [Symbol.asyncDispose]: end };
 };
 
 test("the sweeper sleeps while there is nothing to do, and wakes up for a key that may need it", async () => {
   await using sweeping = await setUp();
-  const { region, pauses, asleep, rows, bury } = sweeping;
-  await asleep();
-  const local = await region.db.connect();
-  await local.query("BEGIN; INSERT INTO t VALUES ('a', 'local')");
-  await bury();
+  const { pauses, asleep, rows, buryBeside } = sweeping;
+  const local = await buryBeside();
   // As long as the transaction may go on it looks again.
   const begun = pauses.length;
   await eventually(() => pauses.length > begun + 3);
@@ -68,11 +73,8 @@ test("the sweeper sleeps while there is nothing to do, and wakes up for a key th
 
 test("what the sweeper could not sweep it tries again without being told", async () => {
   await using sweeping = await setUp();
-  const { region, pauses, asleep, rows, bury } = sweeping;
-  await asleep();
-  const local = await region.db.connect();
-  await local.query("BEGIN; INSERT INTO t VALUES ('a', 'local')");
-  await bury();
+  const { pauses, asleep, rows, buryBeside } = sweeping;
+  const local = await buryBeside();
   const failing = (): number => pauses.filter((ms) => ms === 1000).length;
   await local.query("COMMIT; ALTER TABLE t RENAME COLUMN id TO other");
   await eventually(() => failing() > 1);

@@ -127,3 +127,9 @@ export const dropOrigins = async (cluster: string, version: PostgresVersion = 18
     ),
   );
 };
+
+/** Resolves when the session of this pid waits for another. */
+export const isBlocked = (db: TestDatabase, pid: number): Promise<unknown> =>
+  eventually(async () => (await db.query("SELECT FROM unnest(pg_blocking_pids($1))", [pid])).length > 0, {
+    what: "The session's wait",
+  });

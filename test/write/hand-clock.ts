@@ -1,5 +1,5 @@
 import { setImmediate } from "node:timers/promises";
-import { type Clock, systemClock } from "../../src/clock.ts";
+import { type Clock, napBy, systemClock } from "../../src/clock.ts";
 
 /** The machine's clock, but durations and naps go on only by hand: for what must be timed exactly, over lines that are real. */
 export class HandClock {
@@ -8,21 +8,11 @@ export class HandClock {
   readonly clock: Clock = {
     ...systemClock(),
     monotonic: () => this.#nowMs,
-    nap: () => {
-      let over: (() => void) | undefined;
-      const end = (): void => {
-        this.#naps.delete(end);
-        over?.();
-        over = undefined;
-      };
-      const take = (ms: number): Promise<void> =>
-        new Promise((resolve) => {
-          end();
-          over = resolve;
-          this.#naps.set(end, this.#nowMs + ms);
-        });
-      return { take, end };
-    },
+    nap: () =>
+      napBy((end, ms) => {
+        this.#naps.set(end, this.#nowMs + ms);
+        return () => this.#naps.delete(end);
+      }),
   };
 
   get nowMs(): number {

@@ -50,6 +50,9 @@ REVOKE ALL ON FUNCTION ${ours(fn.name)}() FROM PUBLIC;`;
 /** Stands for the relation in the text of the dynamic statement. */
 const truncated = "{truncated relation}";
 
+const onTruncated = (statement: string): string =>
+  `EXECUTE replace(${literal(statement)}, ${literal(truncated)}, TG_RELID::regclass::text);`;
+
 /**
  * ON CONFLICT names the key's columns bare, and any of them may be called as a variable is: one of ours, or `found`, `new`,
  * `tg_op`, `sqlstate`. There the column is meant. Ours stand in expressions without columns only.
@@ -135,9 +138,9 @@ END`,
         HINT = 'Truncate in a READ COMMITTED transaction, or use DELETE.';
   END IF;
   BEGIN
-    EXECUTE replace(${literal(sql.entombNew(truncated, sql.notEntombed()))}, ${literal(truncated)}, TG_RELID::regclass::text);
+    ${onTruncated(sql.entombNew(truncated, sql.notEntombed()))}
   EXCEPTION WHEN unique_violation THEN
-    EXECUTE replace(${literal(sql.entomb(truncated, sql.notEntombed()))}, ${literal(truncated)}, TG_RELID::regclass::text);
+    ${onTruncated(sql.entomb(truncated, sql.notEntombed()))}
   END;
   RETURN NULL;
 END`,

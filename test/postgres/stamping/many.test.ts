@@ -1,7 +1,6 @@
 import { expect, test } from "vitest";
 import { ours, tombstoneName } from "../../../src/postgres/install/names.ts";
-import { createDatabase, type TestDatabase } from "../../support/database.ts";
-import { eventually } from "../../support/eventually.ts";
+import { createDatabase, isBlocked, type TestDatabase } from "../../support/database.ts";
 import { install, owned, states, tombstones, type State } from "../install/installed.ts";
 
 /** Deletes of so many rows that their tombstones are written by a plain insert, in a subtransaction. */
@@ -25,11 +24,6 @@ const fill = (db: TestDatabase): Promise<unknown> =>
 const dead = (db: TestDatabase): Promise<Map<string, State>> => tombstones(db, "public.t");
 
 const relation = ours(tombstoneName("public", "t"));
-
-const blocked = (db: TestDatabase, pid: number): Promise<void> =>
-  eventually(async () => {
-    expect(await db.query("SELECT FROM unnest(pg_blocking_pids($1))", [pid])).not.toEqual([]);
-  });
 
 /** Each tombstone stands upon the state that its key held. */
 const expectUpon = (after: ReadonlyMap<string, State>, before: ReadonlyMap<string, State>): void => {
@@ -56,7 +50,7 @@ const deleteBeside = async (db: TestDatabase, version: bigint, level = "READ COM
       return error;
     },
   );
-  await blocked(db, rows[0]?.pid ?? 0);
+  await isBlocked(db, rows[0]?.pid ?? 0);
   await merging.query("COMMIT");
   return outcome;
 };
@@ -99,7 +93,7 @@ test("two sessions delete the same rows, and one of them inserts them again and 
   const { rows } = await two.query<{ pid: number }>("SELECT pg_backend_pid() AS pid");
   await one.query("BEGIN; DELETE FROM t");
   const second = two.query("DELETE FROM t");
-  await blocked(db, rows[0]?.pid ?? 0);
+  await isBlocked(db, rows[0]?.pid ?? 0);
   await one.query("COMMIT");
   expect((await second).rowCount).toBe(0);
   const first = await dead(db);
@@ -160,7 +154,7 @@ test("TRUNCATE beside a transaction that entombs a key", async () => {
   await merging.query(`BEGIN; SET LOCAL session_replication_role = replica;
     INSERT INTO ${relation} (id, cg_version) VALUES (${key}, ${future})`);
   const done = truncating.query("TRUNCATE t");
-  await blocked(db, session[0]?.pid ?? 0);
+  await isBlocked(db, session[0]?.pid ?? 0);
   await merging.query("COMMIT");
   await done;
   const after = await dead(db);

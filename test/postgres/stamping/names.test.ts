@@ -1,7 +1,6 @@
 import { expect, test } from "vitest";
 import { list, identifier } from "../../../src/postgres/identifiers.ts";
-import { createDatabase, type TestDatabase } from "../../support/database.ts";
-import { eventually } from "../../support/eventually.ts";
+import { createDatabase, isBlocked, type TestDatabase } from "../../support/database.ts";
 import { takenNames } from "../../support/column-names.ts";
 import { install, owned, states, tombstones, type State } from "../install/installed.ts";
 
@@ -113,9 +112,7 @@ test("columns that are called as ours are, beside a transaction that entombs one
     INSERT INTO coregent.${tombstone?.name} (${list(takenNames)}, cg_version)
     SELECT ${takenNames.map(() => `'${many}'`).join(", ")}, 7`);
   const deleted = deleting.query("DELETE FROM t");
-  await eventually(async () => {
-    expect(await db.query("SELECT FROM unnest(pg_blocking_pids($1))", [rows[0]?.pid])).not.toEqual([]);
-  });
+  await isBlocked(db, rows[0]?.pid ?? 0);
   await other.query("COMMIT");
   await deleted;
   await deleting.query("COMMIT");

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { createDatabase, eventually, type TestDatabase } from "../../support/database.ts";
+import { createDatabase, eventually, isBlocked, type TestDatabase } from "../../support/database.ts";
 import { install, states, tombstones } from "../install/installed.ts";
 
 /** The relation between the row and the tombstone of one key. */
@@ -28,11 +28,6 @@ const pidOfBusy = async (db: TestDatabase, query: string): Promise<number> => {
   });
   return pid;
 };
-
-const isBlocked = (db: TestDatabase, pid: number): Promise<unknown> =>
-  eventually(async () => (await db.query("SELECT FROM unnest(pg_blocking_pids($1))", [pid])).length > 0, {
-    what: "The session's wait",
-  });
 
 const kinds = [
   ["plain", "CREATE TABLE t (id int PRIMARY KEY, v text)"],
