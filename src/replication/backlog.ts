@@ -29,8 +29,8 @@ export interface BacklogRead {
 }
 
 export interface BacklogSink {
-  /** There is a backlog, and it is being read. */
-  readonly begun: () => void;
+  /** There is a backlog, and it is being read. `end`: where it ended when this began. */
+  readonly begun: (end: bigint) => void;
   /** One message, from byte `start` to `end`; only valid during the call. */
   readonly decode: (bytes: Buffer, start: number, end: number) => void;
 }
@@ -42,9 +42,6 @@ interface Pieces extends BacklogRead {
 
 /** One column of a binary tuple: its number of columns, and the value's length, lie before it. */
 const messageStart = 6;
-/** A commit: C, flags, the record's LSN, where it ends. */
-const commitCode = 0x43;
-const commitEnd = 10;
 
 /** Once begun, reading by SQL goes on until only this part of what makes it begin is left, */
 const nearShare = 16n;
@@ -61,12 +58,27 @@ export interface PieceRead {
  * and until there is a stream nothing is confirmed.
  */
 export const worthGoingOn = ({ left, leftBefore, read }: PieceRead, backlogBytes: bigint): boolean => {
-  if (read === 0n || left < backlogBytes / nearShare) return false;
+  if (left < backlogBytes / nearShare) return false;
   return left >= backlogBytes || leftBefore - left >= read / 2n;
 };
 
+/** Of so many messages, or the WAL up to here, and to the end of a transaction: whichever comes first. */
+interface PieceSize {
+  readonly changes: number;
+  readonly bytes: number;
+}
+
 /** The first piece is small, so that there is something to merge while the next is decoded. */
-const firstPieceChanges = 4_000;
+const firstPiece: PieceSize = { changes: 4_000, bytes: 1024 * 1024 };
+
+const atMost = (size: PieceSize, most: PieceSize): PieceSize => ({
+  changes: Math.min(size.changes, most.changes),
+  bytes: Math.min(size.bytes, most.bytes),
+});
+
+/** The source keeps a piece until all of it is decoded: in memory, if it may. */
+const pieceMemorySql = `SELECT set_config('work_mem', greatest(setting::bigint, 32768)::text, false)
+  FROM pg_settings WHERE name = 'work_mem'`;
 
 /**
  * Reads what a peer has written while the link was away, where that is much. A walsender makes a system call for every
@@ -118,7 +130,7 @@ export class Backlog {
         return { from: start.from, ahead };
       }
       logger.info({ bytes: Number(ahead) }, "catching up");
-      begun();
+      begun(start.from + ahead);
       return await this.#pieces(session.client, { from: start.from, ahead, decode, signal });
     } finally {
       signal.removeEventListener("abort", cut);
@@ -152,6 +164,7 @@ export class Backlog {
   async #copySlot(session: Client, start: Start): Promise<boolean> {
     const { slot, logger } = this.#options;
     await session.query(decodingMemorySql);
+    await session.query(pieceMemorySql);
     try {
       await session.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [slot, copyOf(slot)]);
     } catch (error) {
@@ -176,14 +189,21 @@ export class Backlog {
    * the link begins anew at what is merged, with another copy.
    */
   async #pieces(session: Client, { from, ahead, decode, signal }: Pieces): Promise<BacklogRead> {
-    const { context } = this.#options;
-    const { backlogBytes, backlogPieceChanges } = context.limits;
-    const reader = new PieceReader(session, { from, decode, paused: () => this.#gate?.promise ?? null });
-    let changes = Math.min(firstPieceChanges, backlogPieceChanges);
-    let piece = reader.read(this.#pieceSql(changes));
+    const { context, slot } = this.#options;
+    const { backlogBytes, backlogPieceChanges, backlogPieceBytes } = context.limits;
+    const largest = { changes: backlogPieceChanges, bytes: backlogPieceBytes };
+    const reader = new PieceReader(session, {
+      slot: copyOf(slot),
+      decode,
+      paused: () => this.#gate?.promise ?? null,
+    });
+    let size = atMost(firstPiece, largest);
+    let upTo = from + BigInt(size.bytes);
+    let piece = reader.read(this.#pieceSql(size.changes, upTo));
     for (let [end, left, goesOn] = [from, ahead, true]; ;) {
-      changes = Math.min(changes * 2, backlogPieceChanges);
-      const next = goesOn ? reader.read(this.#pieceSql(changes)) : null;
+      size = atMost({ changes: size.changes * 2, bytes: size.bytes * 2 }, largest);
+      upTo = (end > upTo ? end : upTo) + BigInt(size.bytes);
+      const next = goesOn ? reader.read(this.#pieceSql(size.changes, upTo)) : null;
       next?.catch(() => undefined);
       const read = await piece;
       const leftBefore = left;
@@ -196,23 +216,24 @@ export class Backlog {
     }
   }
 
-  #pieceSql(changes: number): string {
+  #pieceSql(changes: number, upTo: bigint): string {
     const { slot } = this.#options;
     const options = Object.entries(pgoutputOptions(this.#options)).flat().map(literal).join(", ");
-    return `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))}, NULL,
-              ${changes}, ${options})) TO STDOUT (FORMAT binary)`;
+    return `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))},
+              ${literal(formatLsn(upTo))}, ${changes}, ${options})) TO STDOUT (FORMAT binary)`;
   }
 }
 
 interface PieceEnd {
-  /** Where the last transaction of the piece, or of those before it, ends. */
+  /** Where the next piece begins. */
   readonly end: bigint;
   /** How far the peer had flushed its WAL when it had sent the piece. */
   readonly position: bigint;
 }
 
 interface PieceReaderOptions {
-  readonly from: bigint;
+  /** The copy. */
+  readonly slot: string;
   readonly decode: BacklogSink["decode"];
   /** Resolves when more may be read; null: at once. */
   readonly paused: () => Promise<void> | null;
@@ -222,14 +243,11 @@ interface PieceReaderOptions {
 class PieceReader {
   readonly #session: Client;
   readonly #options: PieceReaderOptions;
-  readonly #ends: bigint[] = [];
-  #end: bigint;
   #failure: Error | null = null;
 
   constructor(session: Client, options: PieceReaderOptions) {
     this.#session = session;
     this.#options = options;
-    this.#end = options.from;
     const { connection } = session;
     takeCopyData(connection, (bytes, start, end) => this.#take(bytes, start, end));
     connection.stream.on("data", () => this.#rest());
@@ -245,11 +263,14 @@ class PieceReader {
     };
     this.#session.query(new Query(sql, done));
     // Neither is left without somebody who hears of its failure.
-    const [, position] = await Promise.allSettled([copied.promise, positionOf(this.#session)]);
+    const [, end, position] = await Promise.allSettled([
+      copied.promise,
+      readThrough(this.#session, this.#options.slot),
+      positionOf(this.#session),
+    ]);
     if (this.#failure !== null) throw this.#failure;
-    const end = this.#ends.shift();
-    if (position.status === "rejected" || end === undefined) throw new SourceGone();
-    return { end, position: position.value };
+    if (end.status === "rejected" || position.status === "rejected") throw new SourceGone();
+    return { end: end.value, position: position.value };
   }
 
   #fail(error: unknown): void {
@@ -261,13 +282,7 @@ class PieceReader {
     if (this.#failure !== null) return;
     try {
       const tuple = bytes[start] === copySignature[0] ? start + copyHeaderBytes : start;
-      if (bytes.readInt16BE(tuple) === copyTrailer) {
-        this.#ends.push(this.#end);
-        return;
-      }
-      const message = tuple + messageStart;
-      if (bytes[message] === commitCode) this.#end = bytes.readBigUInt64BE(message + commitEnd);
-      this.#options.decode(bytes, message, end);
+      if (bytes.readInt16BE(tuple) !== copyTrailer) this.#options.decode(bytes, tuple + messageStart, end);
     } catch (error) {
       this.#fail(error);
       this.#session.connection.stream.destroy();
@@ -286,6 +301,16 @@ class PieceReader {
 
 /** Slots are named for all databases of a server; there is one reader of a slot, and so one copy. */
 const copyOf = (slot: string): string => `${slot.slice(0, 55)}_backlog`;
+
+/** Everything before is in what was read of a slot. */
+const readThrough = async (client: Client, slot: string): Promise<bigint> => {
+  const { rows } = await client.query<{ lsn: string }>(
+    "SELECT confirmed_flush_lsn::text AS lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = $1",
+    [slot],
+  );
+  if (rows[0] === undefined) throw new SourceGone();
+  return parseLsn(rows[0].lsn);
+};
 
 /** How far the peer has flushed its WAL. */
 const positionOf = async (client: Client): Promise<bigint> => {

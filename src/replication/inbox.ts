@@ -1,3 +1,4 @@
+import type { Clock, Nap } from "../clock.ts";
 import { type Batch, keepaliveBatch, type TableBatch } from "./batch.ts";
 import { collapse } from "./collapse.ts";
 import type { ChangeSink } from "./decode.ts";
@@ -28,6 +29,10 @@ interface Held {
   bytes: number;
 }
 
+/** In a backlog, batches are of at least this part of the largest, or of what has come within so many ms. */
+const leastShare = 4;
+const patienceMs = 20;
+
 /** Changes of a transaction, after which a message more or less a moment earlier is nothing to the taker. */
 const largeTransaction = 500;
 
@@ -39,7 +44,8 @@ interface Keepalive {
 
 /**
  * Collects transactions while the merger works on those before: the merger takes what there is, so batches are small
- * while it keeps up and grow as it falls behind. One producer, one taker.
+ * while it keeps up and grow as it falls behind. In a backlog it waits until they are worth it, for many small ones cost
+ * more than one. One producer, one taker.
  *
  * Changes of the open transaction lie behind the whole ones in the same buffers; each buffer's `whole` says how many
  * are whole. A batch takes those, and the rest moves to a fresh buffer.
@@ -47,6 +53,9 @@ interface Keepalive {
 export class Inbox implements ChangeSink {
   readonly #limits: InboxLimits;
   readonly #flow: Flow;
+  readonly #patience: Nap;
+  /** What the source has before this position is a backlog. */
+  #backlogEnd = 0n;
   #buffers = new Map<Layout, { readonly states: StateBuffer; whole: number }>();
   #skipped = new Map<string, string>();
   readonly #closed: Batch[] = [];
@@ -64,11 +73,12 @@ export class Inbox implements ChangeSink {
   #waiting: { readonly resolve: (batch: Batch) => void; readonly reject: (reason: unknown) => void } | null =
     null;
 
-  constructor(limits: InboxLimits, flow: Flow) {
+  constructor(limits: InboxLimits, flow: Flow, clock: Pick<Clock, "nap">) {
     this.#limits = limits;
     this.#flow = flow;
-    // Two batches are in work, and what is sent of them.
-    this.#memory = new SpareMemory({ count: 4, bytes: 2 * limits.maxBatchBytes });
+    this.#patience = clock.nap();
+    // What may be held, the batch in work, and what is sent of that and of the next.
+    this.#memory = new SpareMemory({ count: 8, bytes: 2 * limits.maxBatchBytes });
   }
 
   /** Bytes held: of batches not yet taken, and of what follows. */
@@ -83,12 +93,17 @@ export class Inbox implements ChangeSink {
 
   /** Whether the taker waits for what comes next, and not for the rest of a large transaction. */
   get awaited(): boolean {
-    return this.#waiting !== null && this.#open.states < largeTransaction;
+    return this.#waiting !== null && this.#open.states < largeTransaction && !this.#catchingUp;
   }
 
   /** The batch that will be taken next; null: there is none yet. */
   get next(): Batch | null {
     return this.#closed[0] ?? null;
+  }
+
+  /** What the source has before `end` was written long ago. */
+  catchUp(end: bigint): void {
+    this.#backlogEnd = end;
   }
 
   /** The source has changed: the new one is paused if it must be. */
@@ -180,20 +195,45 @@ export class Inbox implements ChangeSink {
     try {
       this.#advance();
       if (this.#waiting !== null) {
-        this.#memory.clear();
+        if (this.#catchingUp) void this.#bePatient();
+        else this.#memory.clear();
         this.#flow.hurry();
       }
       return await promise;
     } finally {
       this.#waiting = null;
+      this.#patience.end();
       signal.removeEventListener("abort", abort);
     }
   }
 
-  /** Hands over what can be taken, and pauses or resumes the source. */
-  #advance(): void {
+  /** Until the taker has a batch. */
+  async #bePatient(): Promise<void> {
+    const waiting = this.#waiting;
+    while (this.#waiting !== null && this.#waiting === waiting) {
+      await this.#patience.take(patienceMs);
+      this.#advance(true);
+    }
+  }
+
+  get #catchingUp(): boolean {
+    return this.#seenLsn < this.#backlogEnd;
+  }
+
+  /** Whether there is something whole, and as much as is worth a batch. */
+  get #worthClosing(): boolean {
+    const { transactions, states, bytes } = this.#whole;
+    if (transactions === 0) return false;
+    // A keepalive is of a position behind it.
+    if (!this.#catchingUp || this.#keepalive !== null || this.#failure !== null) return true;
+    const { maxBatchRows, maxBatchBytes } = this.#limits;
+    return states >= maxBatchRows / leastShare || bytes >= maxBatchBytes / leastShare;
+  }
+
+  /** Hands over what can be taken, and pauses or resumes the source. `impatient`: it need not be much. */
+  #advance(impatient = false): void {
     if (this.#waiting !== null) {
-      const batch = this.#next();
+      const batch = this.#next(impatient);
       if (batch !== null) {
         this.#waiting.resolve(batch);
         this.#waiting = null;
@@ -214,8 +254,8 @@ export class Inbox implements ChangeSink {
     }
   }
 
-  #next(): Batch | null {
-    if (this.#closed.length === 0 && this.#whole.transactions > 0) {
+  #next(impatient: boolean): Batch | null {
+    if (this.#closed.length === 0 && (this.#worthClosing || (impatient && this.#whole.transactions > 0))) {
       this.#close(true);
     }
     const batch = this.#closed.shift();

@@ -78,6 +78,7 @@ export class LinkStream {
         resume: () => this.#source?.resume(),
         hurry: () => this.#source?.hurry(),
       },
+      context.clock,
     );
     this.#decoder = new Decoder(this.#inbox, {
       ...target,
@@ -124,7 +125,12 @@ export class LinkStream {
     const backlog = new Backlog({ ...reading, context, peer, client: source.client, logger });
     this.#source = backlog;
     const decode = (bytes: Buffer, at: number, end: number): void => this.#decoder.decode(bytes, at, end);
-    const { from, ahead } = await backlog.read(start, { begun: this.#parts.begun, decode }, ended);
+    const begun = (end: bigint): void => {
+      this.#inbox.catchUp(end);
+      this.#parts.begun();
+    };
+    const { from, ahead } = await backlog.read(start, { begun, decode }, ended);
+    this.#inbox.catchUp(from + ahead);
     this.#source = null;
     const stream = await ReplicationStream.open(
       {

@@ -18,9 +18,13 @@ export class SpareMemory {
   /** At least so many bytes, with anything in them. Sizes are powers of two, so that what was given fits the next. */
   take(bytes: number): Buffer {
     if (bytes < leastBytes) return Buffer.allocUnsafe(bytes);
-    const size = 2 ** Math.ceil(Math.log2(bytes));
-    const at = this.#spare.findIndex(({ length }) => length === size);
-    return at < 0 ? Buffer.allocUnsafeSlow(size) : this.#spare.splice(at, 1)[0]!;
+    let best = -1;
+    for (const [at, { length }] of this.#spare.entries()) {
+      if (length >= bytes && (best < 0 || length < this.#spare[best]!.length)) best = at;
+    }
+    return best < 0
+      ? Buffer.allocUnsafeSlow(2 ** Math.ceil(Math.log2(bytes)))
+      : this.#spare.splice(best, 1)[0]!;
   }
 
   /** Nobody reads it any more. */

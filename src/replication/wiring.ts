@@ -23,9 +23,10 @@ export interface Peers {
 export interface AgentLimits {
   readonly maxBatchRows: number;
   readonly maxBatchBytes: number;
-  /** A link whose peer is so many bytes of WAL ahead reads them by SQL first, in pieces of so many messages. */
+  /** A link whose peer is so many bytes of WAL ahead reads them by SQL first, in pieces of so many messages or bytes of WAL. */
   readonly backlogBytes: number;
   readonly backlogPieceChanges: number;
+  readonly backlogPieceBytes: number;
   /**
    * Not where its transactions have more than so many bytes of WAL on average: a piece ends with a transaction, and comes when
    * all of it has been decoded, so we would wait for the end of one that is huge before we begin to merge it.
@@ -56,9 +57,10 @@ export interface AgentLimits {
 export const defaultLimits: AgentLimits = {
   maxBatchRows: 10_000,
   maxBatchBytes: 4 * 1024 * 1024,
-  backlogBytes: 64 * 1024 * 1024,
+  backlogBytes: 16 * 1024 * 1024,
   backlogPieceChanges: 100_000,
-  backlogTransactionBytes: 1024 * 1024,
+  backlogPieceBytes: 16 * 1024 * 1024,
+  backlogTransactionBytes: 4 * 1024 * 1024,
   streamingBytes: 16 * 1024 * 1024,
   streamingKb: 16 * 1024,
   copyPieceRows: 5_000,

@@ -49,6 +49,7 @@ export class Reader implements AsyncDisposable {
         resume: () => this.stream.resume(),
         hurry: () => this.stream.hurry(),
       },
+      systemClock(),
     );
   }
 

@@ -3,6 +3,7 @@ import type { Batch } from "../../src/replication/batch.ts";
 import { Decoder } from "../../src/replication/decode.ts";
 import { Inbox, type InboxLimits } from "../../src/replication/inbox.ts";
 import type { StateSet } from "../../src/replication/states.ts";
+import { HandClock } from "../support/hand-clock.ts";
 import { begin, commit, describeTable, insert, int64, sampleTable, update } from "./pgoutput.ts";
 
 const table = sampleTable();
@@ -17,12 +18,14 @@ export class Source {
     hurry: () => void (this.flow.hurried += 1),
     resume: () => void (this.flow.paused = false),
   };
+  /** Goes on by hand. */
+  readonly time = new HandClock();
   readonly inbox: Inbox;
   readonly #decoder: Decoder;
   #lsn = 0n;
 
   constructor(limits: Partial<InboxLimits> = {}) {
-    this.inbox = new Inbox({ ...wide, ...limits }, this.flow);
+    this.inbox = new Inbox({ ...wide, ...limits }, this.flow, this.time.clock);
     this.#decoder = new Decoder(this.inbox, {
       tables: [table],
       domains: new Map(),

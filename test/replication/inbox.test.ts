@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import type { Batch } from "../../src/replication/batch.ts";
 import { contents, row, soon, Source } from "./inbox-source.ts";
 
 describe("the inbox", () => {
@@ -98,6 +99,69 @@ describe("the inbox", () => {
       expect(batch).toMatchObject({ changes: 4_000, states: 100, transactions: 4_000 / perTransaction });
       expect(contents(batch).sort()[0]).toBe("row k0 0/4000 k0@4000");
     }
+  });
+
+  describe("in a backlog", () => {
+    /** What was handed out so far of what is taken one after the other, and how. */
+    const taker = (source: Source): Batch[] => {
+      const batches: Batch[] = [];
+      const take = async (): Promise<void> => {
+        for (;;) batches.push(await source.inbox.take(soon(5_000)));
+      };
+      take().catch(() => undefined);
+      return batches;
+    };
+
+    test("waits until a batch is worth it, or for a moment; nothing is awaited with a wait of its own", async () => {
+      const source = new Source({ maxBatchRows: 20 });
+      source.inbox.catchUp(10_000n);
+      const batches = taker(source);
+      source.transaction(row("a", 1n), row("b", 2n));
+      source.transaction(row("c", 3n), row("d", 4n));
+      await source.time.goOn(5);
+      expect(batches).toEqual([]);
+      expect(source.inbox.awaited).toBe(false);
+      source.transaction(row("e", 5n));
+      await source.time.goOn(1);
+      expect(batches.map(({ states }) => states)).toEqual([5]);
+      // Nothing comes for long, then little.
+      await source.time.goOn(100);
+      source.transaction(row("f", 6n));
+      await source.time.goOn(30);
+      expect(batches.map(({ states }) => states)).toEqual([5, 1]);
+    });
+
+    test("hands out what there is when its end has come, or the stream's", async () => {
+      const source = new Source();
+      source.inbox.catchUp(300n);
+      const batches = taker(source);
+      source.transaction(row("a", 1n));
+      source.transaction(row("b", 2n));
+      await source.time.goOn(1);
+      expect(batches).toEqual([]);
+      source.transaction(row("c", 3n));
+      await source.time.goOn(1);
+      expect(batches.map(({ states }) => states)).toEqual([3]);
+      expect(source.inbox.awaited).toBe(true);
+      source.inbox.catchUp(10_000n);
+      source.transaction(row("d", 4n));
+      source.inbox.fail(new Error("gone"));
+      await source.time.goOn(1);
+      expect(batches.map(({ states }) => states)).toEqual([3, 1]);
+    });
+
+    test("a keepalive is not handed out before what came before it", async () => {
+      const source = new Source();
+      source.inbox.catchUp(10_000n);
+      const batches = taker(source);
+      const one = source.transaction(row("a", 1n));
+      source.inbox.keepalive(one + 50n, 7n);
+      await source.time.goOn(1);
+      expect(batches.map(({ states, endLsn }) => ({ states, endLsn }))).toEqual([
+        { states: 1, endLsn: one },
+        { states: 0, endLsn: one + 50n },
+      ]);
+    });
   });
 
   test("memory that was given back is used again, and not before", async () => {

@@ -2,7 +2,7 @@ import { pino } from "pino";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { untilBeatMs } from "../../src/clock.ts";
 import { eventually } from "../support/database.ts";
-import { HandClock } from "./hand-clock.ts";
+import { HandClock } from "../support/hand-clock.ts";
 import { healths, WritingRegions } from "./masters-fixture.ts";
 
 let all: WritingRegions;
