@@ -19,8 +19,11 @@ export interface TableContext {
   readonly installed: boolean;
 }
 
-/** Columns that Coregent adds, now or by a later version. */
-const reserved = new Set(["cg_base", "cg_version", "cg_prev", "cg_seen", "cg_merge"]);
+/** Columns that Coregent adds, now or by a later version, and those of its statements that stand beside the table's. */
+const reserved = new Set([
+  ...["cg_base", "cg_version", "cg_prev", "cg_seen", "cg_merge"],
+  ...["cg_index", "cg_key", "cg_since", "cg_wins", "cg_lost", "cg_floor"],
+]);
 
 /** `init` takes up the tables with a primary key. */
 export const isReplicable = (candidate: Candidate): boolean =>
@@ -132,7 +135,7 @@ const columnFindings = (candidate: Candidate, context: TableContext): LocalFindi
         critical(
           "column_clash",
           object,
-          "Coregent adds a column of this name",
+          "Coregent has a column of this name",
           `ALTER TABLE ${table} RENAME COLUMN ${identifier(column.name)} TO ${identifier(`${column.name}_old`)};`,
         ),
       );

@@ -133,6 +133,7 @@ const refusals: readonly (readonly [string, string, string, "critical" | "warnin
   ["inheritance", "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE t () INHERITS (p)", "p", "critical"],
   ["column_clash", "CREATE TABLE t (id int PRIMARY KEY, cg_version bigint)", "t.cg_version", "critical"],
   ["column_clash", "CREATE TABLE t (id int PRIMARY KEY, cg_merge jsonb)", "t.cg_merge", "critical"],
+  ["column_clash", "CREATE TABLE t (cg_index int PRIMARY KEY)", "t.cg_index", "critical"],
   ["colliding_sequence", "CREATE TABLE t (id serial PRIMARY KEY)", "t.id", "critical"],
   [
     "colliding_sequence",
