@@ -1,3 +1,4 @@
+import { randomInt } from "node:crypto";
 import { createServer } from "node:net";
 
 /**
@@ -7,9 +8,9 @@ import { createServer } from "node:net";
 const lowest = 20_000;
 const count = 12_000;
 
-/** So far apart that processes which look for ports at once do not meet. */
+/** So far apart that processes which look for ports at once do not meet; those of other containers may have the same id. */
 const perProcess = 97;
-let next = (process.pid * perProcess) % count;
+let next = (process.pid * perProcess + randomInt(perProcess)) % count;
 
 /** Whether nobody listens at a port of 127.0.0.1. */
 export const isFree = (port: number): Promise<boolean> =>

@@ -20,10 +20,9 @@ export interface TableContext {
 }
 
 /** Columns that Coregent adds, now or by a later version, and those of its statements that stand beside the table's. */
-const reserved = new Set([
-  ...["cg_base", "cg_version", "cg_prev", "cg_seen", "cg_merge"],
-  ...["cg_index", "cg_key", "cg_since", "cg_wins", "cg_lost", "cg_floor"],
-]);
+const reserved = new Set(
+  "cg_base cg_version cg_prev cg_seen cg_merge cg_index cg_key cg_since cg_wins cg_lost cg_floor".split(" "),
+);
 
 /** `init` takes up the tables with a primary key. */
 export const isReplicable = (candidate: Candidate): boolean =>

@@ -51,18 +51,20 @@ export interface PieceRead {
   readonly left: bigint;
   readonly leftBefore: bigint;
   readonly read: bigint;
+  /** All that was written before this began has been read. */
+  readonly past: boolean;
 }
 
 /**
- * or until the rest is less than what makes it begin, and the peer writes half as fast as it is read: it might go on for ever,
+ * or until the peer writes what is left, half as fast as it is read: it might go on for ever,
  * and until there is a stream nothing is confirmed.
  */
-export const worthGoingOn = ({ left, leftBefore, read }: PieceRead, backlogBytes: bigint): boolean => {
+export const worthGoingOn = ({ left, leftBefore, read, past }: PieceRead, backlogBytes: bigint): boolean => {
   if (left < backlogBytes / nearShare) return false;
-  return left >= backlogBytes || leftBefore - left >= read / 2n;
+  return !past || leftBefore - left >= read / 2n;
 };
 
-/** Of so many messages, or the WAL up to here, and to the end of a transaction: whichever comes first. */
+/** It ends with the transaction that brings it to so many messages, or when so much WAL is read. */
 interface PieceSize {
   readonly changes: number;
   readonly bytes: number;
@@ -189,7 +191,7 @@ export class Backlog {
    * the link begins anew at what is merged, with another copy.
    */
   async #pieces(session: Client, { from, ahead, decode, signal }: Pieces): Promise<BacklogRead> {
-    const { context, slot } = this.#options;
+    const { context, slot, logger } = this.#options;
     const { backlogBytes, backlogPieceChanges, backlogPieceBytes } = context.limits;
     const largest = { changes: backlogPieceChanges, bytes: backlogPieceBytes };
     const reader = new PieceReader(session, {
@@ -200,17 +202,26 @@ export class Backlog {
     let size = atMost(firstPiece, largest);
     let upTo = from + BigInt(size.bytes);
     let piece = reader.read(this.#pieceSql(size.changes, upTo));
-    for (let [end, left, goesOn] = [from, ahead, true]; ;) {
+    const backlogEnd = from + ahead;
+    let pieces = 0;
+    for (let [end, restart, left, goesOn] = [from, from, ahead, true]; ;) {
       size = atMost({ changes: size.changes * 2, bytes: size.bytes * 2 }, largest);
-      upTo = (end > upTo ? end : upTo) + BigInt(size.bytes);
+      // What is read again for a piece is no more than the piece: long transactions and restart points that lie far behind.
+      const again = Number(end - restart);
+      upTo = (end > upTo ? end : upTo) + BigInt(Math.max(size.bytes, again));
       const next = goesOn ? reader.read(this.#pieceSql(size.changes, upTo)) : null;
       next?.catch(() => undefined);
       const read = await piece;
       const leftBefore = left;
       left = read.position - read.end;
-      goesOn = worthGoingOn({ left, leftBefore, read: read.end - end }, BigInt(backlogBytes));
-      end = read.end;
-      if (next === null) return { from: end, ahead: left };
+      const past = read.end >= backlogEnd;
+      goesOn = worthGoingOn({ left, leftBefore, read: read.end - end, past }, BigInt(backlogBytes));
+      ({ end, restart } = read);
+      pieces += 1;
+      if (next === null) {
+        logger.info({ pieces, left: Number(left) }, "the backlog is read, what is left is streamed");
+        return { from: end, ahead: left };
+      }
       signal.throwIfAborted();
       piece = next;
     }
@@ -227,6 +238,8 @@ export class Backlog {
 interface PieceEnd {
   /** Where the next piece begins. */
   readonly end: bigint;
+  /** From here the source will read again for it, without sending anything. */
+  readonly restart: bigint;
   /** How far the peer had flushed its WAL when it had sent the piece. */
   readonly position: bigint;
 }
@@ -270,7 +283,7 @@ class PieceReader {
     ]);
     if (this.#failure !== null) throw this.#failure;
     if (end.status === "rejected" || position.status === "rejected") throw new SourceGone();
-    return { end: end.value, position: position.value };
+    return { ...end.value, position: position.value };
   }
 
   #fail(error: unknown): void {
@@ -302,14 +315,15 @@ class PieceReader {
 /** Slots are named for all databases of a server; there is one reader of a slot, and so one copy. */
 const copyOf = (slot: string): string => `${slot.slice(0, 55)}_backlog`;
 
-/** Everything before is in what was read of a slot. */
-const readThrough = async (client: Client, slot: string): Promise<bigint> => {
-  const { rows } = await client.query<{ lsn: string }>(
-    "SELECT confirmed_flush_lsn::text AS lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = $1",
+const readThrough = async (client: Client, slot: string): Promise<Omit<PieceEnd, "position">> => {
+  const { rows } = await client.query<{ end: string; restart: string }>(
+    `SELECT confirmed_flush_lsn::text AS end, restart_lsn::text AS restart
+       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`,
     [slot],
   );
-  if (rows[0] === undefined) throw new SourceGone();
-  return parseLsn(rows[0].lsn);
+  const [row] = rows;
+  if (row === undefined) throw new SourceGone();
+  return { end: parseLsn(row.end), restart: parseLsn(row.restart) };
 };
 
 /** How far the peer has flushed its WAL. */

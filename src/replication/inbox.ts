@@ -78,7 +78,7 @@ export class Inbox implements ChangeSink {
     this.#flow = flow;
     this.#patience = clock.nap();
     // What may be held, the batch in work, and what is sent of that and of the next.
-    this.#memory = new SpareMemory({ count: 8, bytes: 2 * limits.maxBatchBytes });
+    this.#memory = new SpareMemory(8 * limits.maxBatchBytes);
   }
 
   /** Bytes held: of batches not yet taken, and of what follows. */
@@ -195,7 +195,7 @@ export class Inbox implements ChangeSink {
     try {
       this.#advance();
       if (this.#waiting !== null) {
-        if (this.#catchingUp) void this.#bePatient();
+        if (this.#catchingUp) void this.#bePatient().catch(reject);
         else this.#memory.clear();
         this.#flow.hurry();
       }
@@ -224,7 +224,7 @@ export class Inbox implements ChangeSink {
   get #worthClosing(): boolean {
     const { transactions, states, bytes } = this.#whole;
     if (transactions === 0) return false;
-    // A keepalive is of a position behind it.
+    // The keepalive's position follows it.
     if (!this.#catchingUp || this.#keepalive !== null || this.#failure !== null) return true;
     const { maxBatchRows, maxBatchBytes } = this.#limits;
     return states >= maxBatchRows / leastShare || bytes >= maxBatchBytes / leastShare;

@@ -130,7 +130,7 @@ export class LinkStream {
       this.#parts.begun();
     };
     const { from, ahead } = await backlog.read(start, { begun, decode }, ended);
-    this.#inbox.catchUp(from + ahead);
+    if (ahead >= limits.maxBatchBytes) this.#inbox.catchUp(from + ahead);
     this.#source = null;
     const stream = await ReplicationStream.open(
       {

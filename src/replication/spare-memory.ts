@@ -1,26 +1,29 @@
 import { Buffer } from "node:buffer";
 
 const leastBytes = 65_536;
+/** What is so many times as large as needed is left for others. */
+const mostTimes = 8;
 
 /**
  * Memory that is used again. Large pieces that come and go are slow to get, and since they lie outside of V8's heap, V8
  * collects the whole heap whenever they have grown by some 30 MB.
  */
 export class SpareMemory {
-  readonly #limits: { readonly count: number; readonly bytes: number };
+  readonly #mostBytes: number;
   #spare: Buffer[] = [];
 
-  /** Keeps at most so many pieces, of at most so many bytes. */
-  constructor(limits: { readonly count: number; readonly bytes: number }) {
-    this.#limits = limits;
+  /** Keeps at most so many bytes. */
+  constructor(mostBytes: number) {
+    this.#mostBytes = mostBytes;
   }
 
-  /** At least so many bytes, with anything in them. Sizes are powers of two, so that what was given fits the next. */
+  /** At least so many bytes, with anything in them. New ones are powers of two, so that what was given fits the next. */
   take(bytes: number): Buffer {
     if (bytes < leastBytes) return Buffer.allocUnsafe(bytes);
     let best = -1;
     for (const [at, { length }] of this.#spare.entries()) {
-      if (length >= bytes && (best < 0 || length < this.#spare[best]!.length)) best = at;
+      const fits = length >= bytes && length <= bytes * mostTimes;
+      if (fits && (best < 0 || length < this.#spare[best]!.length)) best = at;
     }
     return best < 0
       ? Buffer.allocUnsafeSlow(2 ** Math.ceil(Math.log2(bytes)))
@@ -29,11 +32,11 @@ export class SpareMemory {
 
   /** Nobody reads it any more. */
   give(memory: Buffer): void {
-    const { count, bytes } = this.#limits;
-    if (memory.length < leastBytes || memory.length > bytes) return;
+    if (memory.length < leastBytes || memory.length > this.#mostBytes / 2) return;
     this.#spare.push(memory);
     // What was given last has the size that is needed now.
-    if (this.#spare.length > count) this.#spare.shift();
+    let held = this.#spare.reduce((sum, { length }) => sum + length, 0);
+    while (held > this.#mostBytes) held -= this.#spare.shift()!.length;
   }
 
   /** Nothing is needed soon. */

@@ -58,7 +58,7 @@ export class StateBuffer {
   readonly #memory: SpareMemory;
   #lent: Buffer[] = [];
 
-  constructor(layout: Layout, capacity = 4096, memory = new SpareMemory({ count: 0, bytes: 0 })) {
+  constructor(layout: Layout, capacity = 4096, memory = new SpareMemory(0)) {
     this.layout = layout;
     this.#memory = memory;
     this.bytes = Buffer.allocUnsafe(capacity);
