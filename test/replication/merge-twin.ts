@@ -1,3 +1,4 @@
+import { succeeded } from "../../conflict/classify.ts";
 import { merge, retracts } from "../../conflict/conflict-log.ts";
 import { compareStates, join, write, type State } from "../../conflict/state.ts";
 import type { Version } from "../../conflict/version.ts";
@@ -32,6 +33,7 @@ export class PureRegion {
   readonly id: number;
   readonly held = new Map<string, State>();
   readonly log = new Map<string, Reported>();
+  readonly #losers = new Map<Reported, State>();
   floor: Version = 0n;
 
   constructor(id: number) {
@@ -55,8 +57,20 @@ export class PureRegion {
     for (const [key, state] of highest) this.#mergeOne(key, state);
   }
 
-  reports(): Reported[] {
-    return [...this.log.values()].sort(byKeyAndLoser);
+  /**
+   * What `logged` must be. It may lack an ancestor of what it has: that is enough for L1, and a state that comes again
+   * after it was deleted here is an ancestor of the tombstone, which this twin has forgotten.
+   */
+  reports(logged: readonly Reported[]): Reported[] {
+    const has = new Set(logged.map(({ key, loser }) => `${key} ${loser}`));
+    const [there, missing] = [true, false].map((is) =>
+      [...this.log].flatMap(([id, entry]) => (has.has(id) === is ? [entry] : [])),
+    ) as [Reported[], Reported[]];
+    const needed = missing.filter(
+      ({ key, loser }) =>
+        !there.some((of) => of.key === key && succeeded(BigInt(loser), this.#losers.get(of)!)),
+    );
+    return [...there, ...needed].sort(byKeyAndLoser);
   }
 
   #mergeOne(key: string, incoming: State): void {
@@ -67,14 +81,16 @@ export class PureRegion {
       const { loser, winner, type } = report;
       const id = `${key} ${loser.version}`;
       if (!this.log.has(id)) {
-        this.log.set(id, {
+        const reported = {
           key,
           loser: String(loser.version),
           type,
           loserKind: loser.kind,
           content: loser.kind === "row" ? loser.content : null,
           winner: String(winner.version),
-        });
+        };
+        this.log.set(id, reported);
+        this.#losers.set(reported, loser);
       }
     }
     if (!replaces) return;
