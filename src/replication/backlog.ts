@@ -219,7 +219,10 @@ export class Backlog {
       ({ end, restart } = read);
       pieces += 1;
       if (next === null) {
-        logger.info({ pieces, left: Number(left) }, "the backlog is read, what is left is streamed");
+        logger.info(
+          { pieces, end: formatLsn(end), left: Number(left) },
+          "the backlog is read, what is left is streamed",
+        );
         return { from: end, ahead: left };
       }
       signal.throwIfAborted();
