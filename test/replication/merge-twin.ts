@@ -1,5 +1,5 @@
 import { succeeded } from "../../conflict/classify.ts";
-import { merge, retracts } from "../../conflict/conflict-log.ts";
+import { merge, retracts, type Report } from "../../conflict/conflict-log.ts";
 import { compareStates, join, write, type State } from "../../conflict/state.ts";
 import type { Version } from "../../conflict/version.ts";
 import type { ReplicatedTable } from "../../src/postgres/table.ts";
@@ -25,6 +25,19 @@ export interface Reported {
   readonly winner: string;
 }
 
+interface Loss extends Report {
+  readonly key: string;
+}
+
+const reported = ({ key, loser, winner, type }: Loss): Reported => ({
+  key,
+  loser: String(loser.version),
+  type,
+  loserKind: loser.kind,
+  content: loser.kind === "row" ? loser.content : null,
+  winner: String(winner.version),
+});
+
 const byKeyAndLoser = (a: Reported, b: Reported): number =>
   a.key === b.key ? (BigInt(a.loser) < BigInt(b.loser) ? -1 : 1) : a.key < b.key ? -1 : 1;
 
@@ -32,8 +45,8 @@ const byKeyAndLoser = (a: Reported, b: Reported): number =>
 export class PureRegion {
   readonly id: number;
   readonly held = new Map<string, State>();
-  readonly log = new Map<string, Reported>();
-  readonly #losers = new Map<Reported, State>();
+  /** By key and the loser's version. */
+  readonly log = new Map<string, Loss>();
   floor: Version = 0n;
 
   constructor(id: number) {
@@ -58,19 +71,23 @@ export class PureRegion {
   }
 
   /**
-   * What `logged` must be. It may lack an ancestor of what it has: that is enough for L1, and a state that comes again
-   * after it was deleted here is an ancestor of the tombstone, which this twin has forgotten.
+   * What `logged` must be. It may lack a loss where it has a higher one of the key that has seen it: that is enough for
+   * L1, and where a state comes again after it was deleted here, this twin has forgotten the tombstone, which had seen it.
    */
   reports(logged: readonly Reported[]): Reported[] {
     const has = new Set(logged.map(({ key, loser }) => `${key} ${loser}`));
-    const [there, missing] = [true, false].map((is) =>
-      [...this.log].flatMap(([id, entry]) => (has.has(id) === is ? [entry] : [])),
-    ) as [Reported[], Reported[]];
-    const needed = missing.filter(
-      ({ key, loser }) =>
-        !there.some((of) => of.key === key && succeeded(BigInt(loser), this.#losers.get(of)!)),
-    );
-    return [...there, ...needed].sort(byKeyAndLoser);
+    const excused = (loss: Loss): boolean =>
+      [...this.log].some(
+        ([id, { key, loser: of }]) =>
+          has.has(id) &&
+          key === loss.key &&
+          compareStates(of, loss.loser) > 0 &&
+          succeeded(loss.loser.version, of),
+      );
+    return [...this.log]
+      .filter(([id, loss]) => has.has(id) || !excused(loss))
+      .map(([, loss]) => reported(loss))
+      .sort(byKeyAndLoser);
   }
 
   #mergeOne(key: string, incoming: State): void {
@@ -78,24 +95,12 @@ export class PureRegion {
     if (floor > this.floor) this.floor = floor;
     this.held.set(key, held);
     if (report !== null) {
-      const { loser, winner, type } = report;
-      const id = `${key} ${loser.version}`;
-      if (!this.log.has(id)) {
-        const reported = {
-          key,
-          loser: String(loser.version),
-          type,
-          loserKind: loser.kind,
-          content: loser.kind === "row" ? loser.content : null,
-          winner: String(winner.version),
-        };
-        this.log.set(id, reported);
-        this.#losers.set(reported, loser);
-      }
+      const id = `${key} ${report.loser.version}`;
+      if (!this.log.has(id)) this.log.set(id, { key, ...report });
     }
     if (!replaces) return;
-    for (const [id, entry] of this.log) {
-      if (entry.key === key && retracts(BigInt(entry.loser), held, this.id)) this.log.delete(id);
+    for (const [id, loss] of this.log) {
+      if (loss.key === key && retracts(loss.loser.version, held, this.id)) this.log.delete(id);
     }
   }
 }

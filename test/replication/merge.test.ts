@@ -152,6 +152,19 @@ const comesAgain: Story = {
   ],
 };
 
+/** Two writes of one region lose, the later one upon the other, and come one after the other: both are logged. */
+const bothLose: Story = {
+  baseline: [],
+  steps: [
+    stepOf("write", 1),
+    stepOf("write", 1),
+    stepOf("write", 0),
+    stepOf("merge", 0, { picks: [0.9] }),
+    stepOf("merge", 0),
+    stepOf("merge", 0, { picks: [0.5] }),
+  ],
+};
+
 const never = Number.POSITIVE_INFINITY;
 
 describe.each<{ version: PostgresVersion; lockFirst: boolean; leastCopied: number; usual: number }>([
@@ -170,7 +183,7 @@ describe.each<{ version: PostgresVersion; lockFirst: boolean; leastCopied: numbe
       const sql = new SqlRegion(region, session, region.table(name), { lockFirst, leastCopied });
       await assert(
         asyncProperty(story, (of) => new Play(sql, name === "owned").run(of)),
-        { ...runs(usual), examples: [[comesAgain]] },
+        { ...runs(usual), examples: [[comesAgain], [bothLose]] },
       );
     },
     300_000,
