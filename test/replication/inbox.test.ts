@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Batch } from "../../src/replication/batch.ts";
+import type { InboxLimits } from "../../src/replication/inbox.ts";
 import { contents, row, soon, Source } from "./inbox-source.ts";
 
 describe("the inbox", () => {
@@ -112,10 +113,17 @@ describe("the inbox", () => {
       return batches;
     };
 
-    test("waits until a batch is worth it, or for a moment; nothing is awaited with a wait of its own", async () => {
-      const source = new Source({ maxBatchRows: 20 });
+    /** A source far behind, and what is taken of it. */
+    const farBehind = (limits: Partial<InboxLimits> = {}): { source: Source; batches: Batch[] } => {
+      const source = new Source(limits);
       source.inbox.catchUp(10_000n);
-      const batches = taker(source);
+      return { source, batches: taker(source) };
+    };
+
+    const statesOf = (batches: readonly Batch[]): number[] => batches.map(({ states }) => states);
+
+    test("waits until a batch is worth it, or for a moment; nothing is awaited with a wait of its own", async () => {
+      const { source, batches } = farBehind({ maxBatchRows: 20 });
       source.transaction(row("a", 1n), row("b", 2n));
       source.transaction(row("c", 3n), row("d", 4n));
       await source.time.goOn(5);
@@ -123,12 +131,12 @@ describe("the inbox", () => {
       expect(source.inbox.awaited).toBe(false);
       source.transaction(row("e", 5n));
       await source.time.goOn(1);
-      expect(batches.map(({ states }) => states)).toEqual([5]);
+      expect(statesOf(batches)).toEqual([5]);
       // Nothing comes for long, then little.
       await source.time.goOn(100);
       source.transaction(row("f", 6n));
       await source.time.goOn(30);
-      expect(batches.map(({ states }) => states)).toEqual([5, 1]);
+      expect(statesOf(batches)).toEqual([5, 1]);
     });
 
     test("hands out what there is when its end has come, or the stream's", async () => {
@@ -141,19 +149,17 @@ describe("the inbox", () => {
       expect(batches).toEqual([]);
       source.transaction(row("c", 3n));
       await source.time.goOn(1);
-      expect(batches.map(({ states }) => states)).toEqual([3]);
+      expect(statesOf(batches)).toEqual([3]);
       expect(source.inbox.awaited).toBe(true);
       source.inbox.catchUp(10_000n);
       source.transaction(row("d", 4n));
       source.inbox.fail(new Error("gone"));
       await source.time.goOn(1);
-      expect(batches.map(({ states }) => states)).toEqual([3, 1]);
+      expect(statesOf(batches)).toEqual([3, 1]);
     });
 
     test("a keepalive is not handed out before what came before it", async () => {
-      const source = new Source();
-      source.inbox.catchUp(10_000n);
-      const batches = taker(source);
+      const { source, batches } = farBehind();
       const one = source.transaction(row("a", 1n));
       source.inbox.keepalive(one + 50n, 7n);
       await source.time.goOn(1);
