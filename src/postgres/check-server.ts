@@ -2,7 +2,7 @@ import { clusterSlug, type Region, type Topology } from "../../regions/topology.
 import type { InstalledFacts, ServerFacts } from "./check-facts.ts";
 import { critical, fine, warning, type LocalFinding } from "./check-finding.ts";
 import { identifier } from "./identifiers.ts";
-import { originName, slotName } from "./install/names.ts";
+import { originNames, slotName } from "./install/names.ts";
 
 /**
  * Which of the role's rights are looked at: those that `init` needs, or those that a running agent needs (no right to
@@ -92,11 +92,14 @@ const settingFindings = (facts: ServerFacts, region: Region, topology: Topology)
   enough("max_replication_slots", foreignSlots, "slots");
   // Senders of our own slots are among those that run; a sender each for the others is what can be known here.
   enough("max_wal_senders", Math.max(0, facts.walSenders - peers.length), "senders");
-  const ourOrigins = new Set(peers.map((peer) => originName(slug, peer.id)));
-  const origins = facts.origins.filter((name) => !ourOrigins.has(name)).length;
+  const ourOrigins = originNames(
+    slug,
+    peers.map((peer) => peer.id),
+  );
+  const foreignOrigins = facts.origins.filter((name) => !ourOrigins.includes(name)).length;
   // Until PostgreSQL 17 max_replication_slots bounds the origins as well.
   if (facts.settings["max_active_replication_origins"] !== undefined) {
-    enough("max_active_replication_origins", origins, "origins");
+    enough("max_active_replication_origins", foreignOrigins + ourOrigins.length - peers.length, "origins");
   }
   const idle = numberOf(facts, "idle_replication_slot_timeout");
   if (idle > 0) {

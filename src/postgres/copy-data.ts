@@ -7,6 +7,11 @@ import type { Line } from "./line.ts";
 const headerBytes = 5;
 const copyData = 0x64;
 
+/** What Node reads at once; as much means that there may be more. */
+export const readBytes = 65_536;
+/** Of the memory for a message that came in parts, no more is kept for the next. */
+const mostKeptBytes = 1024 * 1024;
+
 /** What comes before the content of a CopyData message of so many bytes. */
 export const copyDataHeader = (bytes: number): Buffer => {
   const header = Buffer.allocUnsafe(headerBytes);
@@ -25,9 +30,9 @@ export type TakeCopyData = (bytes: Buffer, start: number, end: number) => void;
 export class CopyDataCutter {
   readonly #take: TakeCopyData;
   readonly #others: (bytes: Buffer) => void;
-  /** The start of a message of which more is to come: put together once, since it may have 1 GB. */
-  #parts: Buffer[] = [];
-  #partsBytes = 0;
+  /** A message of which more is to come: its start lies in memory that is used again, unless it is very large. */
+  #begun = Buffer.allocUnsafeSlow(readBytes);
+  #begunBytes = 0;
 
   constructor(take: TakeCopyData, others: (bytes: Buffer) => void) {
     this.#take = take;
@@ -35,7 +40,7 @@ export class CopyDataCutter {
   }
 
   push(chunk: Buffer): void {
-    const rest = this.#partsBytes === 0 ? chunk : this.#complete(chunk);
+    const rest = this.#begunBytes === 0 ? chunk : this.#complete(chunk);
     if (rest.length === 0) return;
     let at = 0;
     let others = 0;
@@ -62,31 +67,36 @@ export class CopyDataCutter {
       if (rest.length < missing) return rest.subarray(rest.length);
       rest = rest.subarray(missing);
       if (this.#missing() > 0) continue;
-      const message = Buffer.concat(this.#parts);
-      this.#parts = [];
-      this.#partsBytes = 0;
+      const message = this.#begun.subarray(0, this.#begunBytes);
+      this.#begunBytes = 0;
       if (message[0] === copyData) this.#take(message, headerBytes, message.length);
-      else this.#others(message);
+      else this.#others(Buffer.from(message));
+      if (this.#begun.length > mostKeptBytes) this.#begun = Buffer.allocUnsafeSlow(readBytes);
       return rest;
     }
   }
 
   /** Bytes until the message ends, or until its length is known. */
   #missing(): number {
-    if (this.#partsBytes < headerBytes) return headerBytes - this.#partsBytes;
-    if (this.#parts[0]!.length < headerBytes) this.#parts = [Buffer.concat(this.#parts)];
-    return 1 + this.#parts[0]!.readUInt32BE(1) - this.#partsBytes;
+    if (this.#begunBytes < headerBytes) return headerBytes - this.#begunBytes;
+    return 1 + this.#begun.readUInt32BE(1) - this.#begunBytes;
   }
 
   /** Copied: the chunk's memory is the next one's too. */
   #keep(bytes: Buffer): void {
-    this.#parts.push(Buffer.from(bytes));
-    this.#partsBytes += bytes.length;
+    const end = this.#begunBytes + bytes.length;
+    if (end > this.#begun.length) {
+      // All that the message needs at once: it may have 1 GB.
+      const header = this.#begunBytes === 0 ? bytes : this.#begun;
+      const larger = Buffer.allocUnsafeSlow(Math.max(end, 1 + header.readUInt32BE(1)));
+      this.#begun.copy(larger, 0, 0, this.#begunBytes);
+      this.#begun = larger;
+    }
+    bytes.copy(this.#begun, this.#begunBytes);
+    this.#begunBytes = end;
   }
 }
 
-/** What Node reads at once; as much means that there may be more. */
-export const readBytes = 65_536;
 /** Those whose reads are heard by somebody who keeps nothing of them. */
 const readInPlace = new WeakSet<object>();
 

@@ -2,7 +2,7 @@ import type { ClientBase } from "pg";
 import { clusterSlug, type Topology } from "../../regions/topology.ts";
 import { OperatorError } from "../errors.ts";
 import { withRegions, type RegionChanges } from "./init.ts";
-import { originName, publicationName } from "./install/names.ts";
+import { originNames, publicationName } from "./install/names.ts";
 import { dropSlots } from "./install/slots.ts";
 import { releaseTable } from "./install/table.ts";
 import { asOnlyInstaller, underLocks, type LockPatience } from "./install/transaction.ts";
@@ -72,7 +72,10 @@ export const uninstallRegion = async (
   changes.push(
     ...(await dropOrigins(
       client,
-      peers.map((peer) => originName(cluster, peer.id)),
+      originNames(
+        cluster,
+        peers.map((peer) => peer.id),
+      ),
     )),
   );
   if (!(await installedSchema(client))) return changes;

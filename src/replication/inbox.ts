@@ -3,7 +3,7 @@ import { type Batch, keepaliveBatch, type TableBatch } from "./batch.ts";
 import { collapse } from "./collapse.ts";
 import type { ChangeSink } from "./decode.ts";
 import type { Layout } from "./layout.ts";
-import { SpareMemory } from "./spare-memory.ts";
+import type { SpareMemory } from "./spare-memory.ts";
 import { StateBuffer, stateOverheadBytes } from "./state-buffer.ts";
 
 export interface InboxLimits {
@@ -21,6 +21,12 @@ export interface Flow {
   resume(): void;
   /** The taker waits for what comes next. */
   hurry(): void;
+}
+
+export interface InboxParts {
+  readonly clock: Pick<Clock, "monotonic" | "nap">;
+  /** Of batches that were merged. */
+  readonly memory: SpareMemory;
 }
 
 /** What counts against the limits of a batch. */
@@ -53,6 +59,7 @@ interface Keepalive {
 export class Inbox implements ChangeSink {
   readonly #limits: InboxLimits;
   readonly #flow: Flow;
+  readonly #clock: InboxParts["clock"];
   readonly #patience: Nap;
   /** What the source has before this position is a backlog. */
   #backlogEnd = 0n;
@@ -63,7 +70,6 @@ export class Inbox implements ChangeSink {
   /** `states`: of the changes, those that are held. */
   readonly #whole = { changes: 0, states: 0, bytes: 0, transactions: 0, endLsn: 0n, commitTime: 0n };
   readonly #open = { changes: 0, states: 0, bytes: 0, active: false };
-  /** Of batches that were merged. */
   readonly #memory: SpareMemory;
   #keepalive: Keepalive | null = null;
   /** The highest position handed out by a batch or noted of one. */
@@ -73,12 +79,12 @@ export class Inbox implements ChangeSink {
   #waiting: { readonly resolve: (batch: Batch) => void; readonly reject: (reason: unknown) => void } | null =
     null;
 
-  constructor(limits: InboxLimits, flow: Flow, clock: Pick<Clock, "nap">) {
+  constructor(limits: InboxLimits, flow: Flow, { clock, memory }: InboxParts) {
     this.#limits = limits;
     this.#flow = flow;
+    this.#clock = clock;
     this.#patience = clock.nap();
-    // What may be held, the batch in work, and what is sent of that and of the next.
-    this.#memory = new SpareMemory(8 * limits.maxBatchBytes);
+    this.#memory = memory;
   }
 
   /** Bytes held: of batches not yet taken, and of what follows. */
@@ -93,7 +99,7 @@ export class Inbox implements ChangeSink {
 
   /** Whether the taker waits for what comes next, and not for the rest of a large transaction. */
   get awaited(): boolean {
-    return this.#waiting !== null && this.#open.states < largeTransaction && !this.#catchingUp;
+    return this.#waiting !== null && this.#open.states < largeTransaction && !this.catchingUp;
   }
 
   /** The batch that will be taken next; null: there is none yet. */
@@ -195,8 +201,8 @@ export class Inbox implements ChangeSink {
     try {
       this.#advance();
       if (this.#waiting !== null) {
-        if (this.#catchingUp) void this.#bePatient().catch(reject);
-        else this.#memory.clear();
+        if (this.catchingUp) void this.#bePatient().catch(reject);
+        else this.#memory.tidy(this.#clock.monotonic());
         this.#flow.hurry();
       }
       return await promise;
@@ -216,7 +222,8 @@ export class Inbox implements ChangeSink {
     }
   }
 
-  get #catchingUp(): boolean {
+  /** Whether what the source had before the given end has not all come. */
+  get catchingUp(): boolean {
     return this.#seenLsn < this.#backlogEnd;
   }
 
@@ -225,7 +232,7 @@ export class Inbox implements ChangeSink {
     const { transactions, states, bytes } = this.#whole;
     if (transactions === 0) return false;
     // The keepalive's position follows it.
-    if (!this.#catchingUp || this.#keepalive !== null || this.#failure !== null) return true;
+    if (!this.catchingUp || this.#keepalive !== null || this.#failure !== null) return true;
     const { maxBatchRows, maxBatchBytes } = this.#limits;
     return states >= maxBatchRows / leastShare || bytes >= maxBatchBytes / leastShare;
   }

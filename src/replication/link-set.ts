@@ -1,4 +1,5 @@
 import { Link } from "./link.ts";
+import { SpareSession } from "./spare-session.ts";
 import { newLinkStatus } from "./status.ts";
 import type { Sweeper } from "./sweeper.ts";
 import type { AgentContext, RegionAddress } from "./wiring.ts";
@@ -17,12 +18,14 @@ export class LinkSet {
   readonly #context: AgentContext;
   readonly #sweeper: Sweeper;
   readonly #signal: AbortSignal;
+  readonly #spare: SpareSession;
   readonly #running = new Map<number, Running>();
 
   constructor(context: AgentContext, sweeper: Sweeper, signal: AbortSignal) {
     this.#context = context;
     this.#sweeper = sweeper;
     this.#signal = signal;
+    this.#spare = new SpareSession(context);
   }
 
   /** Until the signal is aborted and every link has ended. */
@@ -61,7 +64,8 @@ export class LinkSet {
     const linkStatus = newLinkStatus(peer.name, peer.id, clock.now());
     status.links.set(peer.name, linkStatus);
     const ending = new AbortController();
-    const link = new Link(this.#context, { peer, status: linkStatus, sweeper: this.#sweeper });
+    const parts = { peer, status: linkStatus, sweeper: this.#sweeper, spare: this.#spare };
+    const link = new Link(this.#context, parts);
     return { peer, link, ending, done: link.run(AbortSignal.any([this.#signal, ending.signal])) };
   }
 }

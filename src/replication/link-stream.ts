@@ -12,6 +12,8 @@ import { Inbox } from "./inbox.ts";
 import type { MergeSession } from "./merge-session.ts";
 import { inspectSlot, inspectWalsender } from "./slot.ts";
 import type { SourceSession } from "./source-session.ts";
+import type { SpareMemory } from "./spare-memory.ts";
+import type { SpareSession } from "./spare-session.ts";
 import type { LinkStatus } from "./status.ts";
 import { ReplicationStream } from "./stream.ts";
 import type { Sweeper } from "./sweeper.ts";
@@ -37,6 +39,8 @@ export interface LinkStreamParts {
   readonly slot: string;
   readonly source: SourceSession;
   readonly session: MergeSession;
+  readonly spare: SpareSession;
+  readonly memory: SpareMemory;
   readonly target: Target;
   readonly start: Start;
   /** Far behind, large transactions may be merged before the source has decoded all of them. */
@@ -67,7 +71,7 @@ export class LinkStream {
   readonly #lost = new AbortController();
 
   constructor(parts: LinkStreamParts) {
-    const { context, peer, target, start } = parts;
+    const { context, peer, target, start, memory } = parts;
     this.#parts = parts;
     // What is merged is not all durable: the last attempt may have ended a moment ago (FAULTS 5).
     this.#confirmation = new Confirmation(start.confirmed);
@@ -78,7 +82,7 @@ export class LinkStream {
         resume: () => this.#source?.resume(),
         hurry: () => this.#source?.hurry(),
       },
-      context.clock,
+      { clock: context.clock, memory },
     );
     this.#decoder = new Decoder(this.#inbox, {
       ...target,
@@ -106,6 +110,7 @@ export class LinkStream {
     } finally {
       await this.#drain(merger);
       this.#lost.abort();
+      await merger.release();
       await Promise.all([confirming, reading]);
       await this.#stream?.[Symbol.asyncDispose]();
     }
@@ -173,10 +178,11 @@ export class LinkStream {
   }
 
   #merger(ending: AbortSignal): TransactionMerger {
-    const { context, session, sweeper, status, peer, source } = this.#parts;
+    const { context, session, spare, sweeper, status, peer, source } = this.#parts;
     return new TransactionMerger({
       context,
       session,
+      spare,
       confirmation: this.#confirmation,
       sweeper,
       status,
@@ -209,6 +215,7 @@ export class LinkStream {
       if (this.#stream !== null && this.#inbox.bufferedChanges === 0) {
         status.pendingCommitMs = 0;
         status.currentAtMs = context.clock.now();
+        if (!this.#inbox.catchingUp) await merger.release();
       }
     }
   }

@@ -12,6 +12,8 @@ import { markForCopy, readProgress } from "./progress.ts";
 import { dropSlot, ensureSlot, evictHolder, inspectSlot, type Slot } from "./slot.ts";
 import { SourceSession, WrongPeer } from "./source-session.ts";
 import type { LinkState, LinkStatus } from "./status.ts";
+import { SpareMemory } from "./spare-memory.ts";
+import type { SpareSession } from "./spare-session.ts";
 import type { Sweeper } from "./sweeper.ts";
 import { readTarget } from "./target.ts";
 import { type AgentContext, pause, type RegionAddress } from "./wiring.ts";
@@ -23,6 +25,7 @@ export interface LinkParts {
   readonly peer: RegionAddress;
   readonly status: LinkStatus;
   readonly sweeper: Sweeper;
+  readonly spare: SpareSession;
 }
 
 /**
@@ -40,6 +43,7 @@ export class Link {
   readonly #parts: LinkParts;
   readonly #logger: Logger;
   readonly #backoff: Backoff;
+  readonly #memory: SpareMemory;
   /**
    * The last attempt has met a transaction that is not to be merged before its commit has come, or failed on something in
    * a database, such as a lock: whole transactions are tried again by themselves, one that is being streamed is not.
@@ -52,7 +56,9 @@ export class Link {
     this.#context = context;
     this.#parts = parts;
     this.#logger = context.logger.child({ peer: parts.peer.name });
-    const { minBackoffMs, maxBackoffMs } = context.limits;
+    const { minBackoffMs, maxBackoffMs, maxBatchBytes } = context.limits;
+    // What may be held, the batches in work, and what is sent of them.
+    this.#memory = new SpareMemory(8 * maxBatchBytes);
     this.#backoff = createBackoff({ firstMs: minBackoffMs, maxMs: maxBackoffMs }, context.random);
   }
 
@@ -90,6 +96,7 @@ export class Link {
   async #attempt(signal: AbortSignal): Promise<void> {
     this.#enter("connecting");
     const context = this.#context;
+    this.#memory.tidy(context.clock.monotonic());
     const { peer } = this.#parts;
     const slug = clusterSlug(context.cluster);
     await using source = await SourceSession.open(peer, context, signal);
@@ -131,6 +138,8 @@ export class Link {
         peer,
         status: this.#parts.status,
         sweeper: this.#parts.sweeper,
+        spare: this.#parts.spare,
+        memory: this.#memory,
         logger: this.#logger,
         slot: this.#slot,
         source,

@@ -55,6 +55,22 @@ export const mergeBatch = async (
   batch: Pick<Batch, "tables">,
   options: MergeOptions = {},
 ): Promise<MergeReport> => {
+  const merged = await mergeStates(session, batch, options);
+  return merged.settle();
+};
+
+/** States that are merged in a transaction which is not ready to be committed. */
+export interface MergedStates {
+  /** Does what other transactions may wait for: it settles quarantine and conflict log, which keys share. */
+  readonly settle: () => Promise<MergeReport>;
+}
+
+/** The first part of `mergeBatch`, which touches nothing but rows and tombstones of the batch's keys. */
+export const mergeStates = async (
+  session: MergeSession,
+  batch: Pick<Batch, "tables">,
+  options: MergeOptions = {},
+): Promise<MergedStates> => {
   const counts = new MergeCounts();
   await session.resumeOrigin();
   const merges: { part: TableBatch; merge: TableMerge }[] = [];
@@ -65,12 +81,15 @@ export const mergeBatch = async (
   if (options.careful === true) for (const { part, merge } of merges) await merge.apply(part);
   else await together(merges.map(({ part, merge }) => merge.apply(part)));
   await together(merges.map(({ merge }) => merge.sweep()));
-  for (const { merge } of merges) await merge.settle();
-  // Last, because the log is written as our own: without the origin.
-  for (const { merge } of merges) await merge.log();
-  // Before others can see, and write upon, what has replaced higher versions.
-  if (counts.floor > 0n) await session.query("SELECT coregent.raise_floor($1)", [counts.floor]);
-  return counts.report();
+  const settle = async (): Promise<MergeReport> => {
+    for (const { merge } of merges) await merge.settle();
+    // Last, because the log is written as our own: without the origin.
+    for (const { merge } of merges) await merge.log();
+    // Before others can see, and write upon, what has replaced higher versions.
+    if (counts.floor > 0n) await session.query("SELECT coregent.raise_floor($1)", [counts.floor]);
+    return counts.report();
+  };
+  return { settle };
 };
 
 /** Below so many new keys of a relation other statements cost less than COPY. */

@@ -1,6 +1,6 @@
 import { clusterSlug } from "../../regions/topology.ts";
 import { readTables } from "../postgres/catalog.ts";
-import { originName } from "../postgres/install/names.ts";
+import { quarantineOriginName } from "../postgres/install/names.ts";
 import { MergeSession } from "./merge-session.ts";
 import { retryQuarantined } from "./quarantine-retry.ts";
 import type { AgentContext } from "./wiring.ts";
@@ -20,8 +20,8 @@ export const runQuarantine = async (context: AgentContext, signal: AbortSignal):
     try {
       await using session = await MergeSession.open(region.url, {
         applicationName: `coregent quarantine ${region.name}`,
-        // Id 0 is no region's: the rows are not ours, and no link uses this origin.
-        origin: originName(clusterSlug(context.cluster), 0),
+        // The rows are not ours.
+        origin: quarantineOriginName(clusterSlug(context.cluster)),
         line: region.line,
       });
       const tables = await readTables(session.client);

@@ -117,6 +117,10 @@ export class BufferedStates implements StateSet {
     return this.#since.get(this.#at(index)) ?? this.prev(index);
   }
 
+  keyPrefix(index: number): number {
+    return this.#buffer.prefixes[this.#at(index)]!;
+  }
+
   keyId(index: number): string {
     return this.#buffer.keyAt(this.#at(index));
   }

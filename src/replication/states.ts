@@ -48,6 +48,8 @@ export interface StateSet {
   seen(index: number): readonly bigint[];
   /** The version at which the local values of `unchanged` are exact. Equals `prev` unless changes were collapsed. */
   unchangedSince(index: number): bigint;
+  /** The start of the key as a number: equal for equal keys, and ascending. Of sets as below. */
+  keyPrefix(index: number): number;
   /** Equal for equal keys, among all sets of one table (rows and tombstones) and one format. Not for people. */
   keyId(index: number): string;
   /** Bytes of one field in the set's format; null is SQL NULL, or a column that the states do not carry. */

@@ -2,10 +2,12 @@ import type { Batch } from "./batch.ts";
 import type { Confirmation } from "./confirm.ts";
 import type { FetchStates } from "./fetch.ts";
 import { parseLsn } from "./lsn.ts";
-import { mergeBatch, prepareBatch } from "./merge.ts";
+import { type MergedStates, mergeStates, prepareBatch } from "./merge.ts";
+import { MergeAhead } from "./merge-ahead.ts";
 import type { MergeReport } from "./merge-report.ts";
 import type { MergeSession } from "./merge-session.ts";
 import type { LinkStatus } from "./status.ts";
+import type { SpareSession } from "./spare-session.ts";
 import type { Sweeper } from "./sweeper.ts";
 import { markMisfits, misfitTables, writeProgress } from "./progress.ts";
 import { insist } from "./insist.ts";
@@ -15,6 +17,8 @@ import type { AgentContext } from "./wiring.ts";
 export interface MergerOptions {
   readonly context: AgentContext;
   readonly session: MergeSession;
+  /** Where the next batch may be begun while one is in work. */
+  readonly spare: SpareSession;
   readonly confirmation: Confirmation;
   readonly sweeper: Sweeper;
   readonly status: LinkStatus;
@@ -40,6 +44,11 @@ interface TargetPositions {
  */
 export class TransactionMerger {
   readonly #options: MergerOptions;
+  readonly #ahead: MergeAhead;
+  /** In which the present batch is merged. */
+  #session: MergeSession;
+  /** The batch in work, where it is a transaction by itself. */
+  #whole: Batch | null = null;
   /** Of the open transaction. */
   #reports: MergeReport[] = [];
   #mergeThrough: bigint | null = null;
@@ -54,6 +63,8 @@ export class TransactionMerger {
 
   constructor(options: MergerOptions) {
     this.#options = options;
+    this.#session = options.session;
+    this.#ahead = new MergeAhead(options.spare, options.context.clock);
   }
 
   /** @throws what the link reacts to; the transaction is then rolled back */
@@ -61,9 +72,18 @@ export class TransactionMerger {
     await this.#alone(() => this.#merge(batch, signal));
   }
 
-  /** What can be done for a batch before its turn has come. */
+  /** What can be done for the next batch before its turn has come. */
   prepare(batch: Batch): void {
-    prepareBatch(this.#options.session, batch);
+    if (this.#whole === null || !this.#ahead.begin(this.#whole, batch)) prepareBatch(this.#session, batch);
+  }
+
+  /** Ends what was only good for many batches in a row. */
+  async release(): Promise<void> {
+    if (!this.#ahead.inUse) return;
+    await this.#alone(async () => {
+      await this.#ahead.release();
+      if (!this.#session.inTransaction) this.#session = this.#options.session;
+    });
   }
 
   /** Looks whether more has become durable, unless a batch is being merged: then its commit tells. */
@@ -84,40 +104,68 @@ export class TransactionMerger {
   }
 
   async #merge(batch: Batch, signal: AbortSignal): Promise<void> {
-    const { session } = this.#options;
+    const begun = this.#ahead.take(batch, this.#session);
+    if (begun !== null) this.#session = begun.session;
+    const session = this.#session;
     if (batch.transactions === 0 && batch.endsTransaction && batch.states === 0 && !session.inTransaction) {
       await this.#idle(batch);
       return;
     }
-    const whole = !session.inTransaction && batch.endsTransaction;
+    const whole = begun !== null || (!session.inTransaction && batch.endsTransaction);
     try {
       if (whole) {
-        await this.#mergeWhole(batch, signal);
+        this.#whole = batch;
+        await this.#mergeWhole(batch, signal, begun?.merged);
       } else {
-        await this.#step(batch, true);
+        await this.#step(batch, await this.#mergeStates(batch, true));
       }
     } catch (error) {
       await session.rollback().catch(() => undefined);
+      await this.#ahead.withdraw().catch(() => undefined);
       this.#reset();
       throw error;
+    } finally {
+      this.#whole = null;
     }
     batch.release();
   }
 
   /** All of it is in memory: after a failure it is done again from the start, more carefully or a little later. */
-  async #mergeWhole(batch: Batch, signal: AbortSignal): Promise<void> {
-    await insist(this.#options, signal, async (careful) => {
+  async #mergeWhole(batch: Batch, signal: AbortSignal, begun?: Promise<MergedStates>): Promise<void> {
+    const session = this.#session;
+    let merged = begun === undefined ? null : await this.#unlessInVain(begun);
+    let again = false;
+    await insist({ ...this.#options, session }, signal, async (careful) => {
       this.#reset();
-      await this.#step(batch, careful);
+      if (again) await this.#ahead.withdraw();
+      again = true;
+      const states = merged ?? (await this.#mergeStates(batch, careful));
+      merged = null;
+      await this.#step(batch, states);
     });
   }
 
-  async #step(batch: Batch, careful: boolean): Promise<void> {
-    const { session, fetch } = this.#options;
+  /** What was begun ahead may have failed for want of the batch before it, and is merged anew. */
+  async #unlessInVain(begun: Promise<MergedStates>): Promise<MergedStates | null> {
+    try {
+      return await begun;
+    } catch {
+      await this.#session.rollback();
+      this.#ahead.pause();
+      return null;
+    }
+  }
+
+  async #mergeStates(batch: Batch, careful: boolean): Promise<MergedStates> {
+    const session = this.#session;
     if (!session.inTransaction) {
       await session.begin();
     }
-    const report = await mergeBatch(session, batch, { careful, fetch });
+    return await mergeStates(session, batch, { careful, fetch: this.#options.fetch });
+  }
+
+  async #step(batch: Batch, merged: MergedStates): Promise<void> {
+    const report = await merged.settle();
     this.#reports.push(report);
     this.#states.transactions += batch.transactions;
     for (const [table, reason] of batch.skipped) {
@@ -138,7 +186,8 @@ export class TransactionMerger {
   }
 
   async #commit(batch: Batch): Promise<void> {
-    const { session, origin, incarnation } = this.#options;
+    const { origin, incarnation } = this.#options;
+    const session = this.#session;
     await markMisfits(session, origin, this.#states.skipped);
     const { endLsn: lsn, commitTime } = batch;
     const [, , positions] = await together([
@@ -177,7 +226,8 @@ export class TransactionMerger {
   }
 
   async #recordIdle(): Promise<void> {
-    const { session, origin, incarnation, context } = this.#options;
+    const { origin, incarnation, context } = this.#options;
+    const session = this.#session;
     const position = this.#unrecorded;
     this.#unrecorded = null;
     if (position === null || position.endLsn <= this.#merged) {
@@ -197,7 +247,7 @@ export class TransactionMerger {
 
   /** How far the target has written its WAL, and flushed it. Asked along with a commit, they are those after it. */
   async #positions(): Promise<TargetPositions> {
-    const { rows } = await this.#options.session.query<{ written: string; flushed: string }>(
+    const { rows } = await this.#session.query<{ written: string; flushed: string }>(
       "SELECT pg_current_wal_insert_lsn()::text AS written, pg_current_wal_flush_lsn()::text AS flushed",
     );
     const [row] = rows;

@@ -5,6 +5,7 @@ import { directLine } from "../../src/postgres/line.ts";
 import type { Batch } from "../../src/replication/batch.ts";
 import { Decoder, type DecoderOptions } from "../../src/replication/decode.ts";
 import { Inbox, type InboxLimits } from "../../src/replication/inbox.ts";
+import { SpareMemory } from "../../src/replication/spare-memory.ts";
 import { readDomains } from "../../src/replication/relation.ts";
 import { ensureSlot, inspectWalsender } from "../../src/replication/slot.ts";
 import { ReplicationStream, type StreamOptions } from "../../src/replication/stream.ts";
@@ -49,7 +50,7 @@ export class Reader implements AsyncDisposable {
         resume: () => this.stream.resume(),
         hurry: () => this.stream.hurry(),
       },
-      systemClock(),
+      { clock: systemClock(), memory: new SpareMemory(2 ** 25) },
     );
   }
 

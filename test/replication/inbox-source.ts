@@ -2,6 +2,7 @@ import { Buffer } from "node:buffer";
 import type { Batch } from "../../src/replication/batch.ts";
 import { Decoder } from "../../src/replication/decode.ts";
 import { Inbox, type InboxLimits } from "../../src/replication/inbox.ts";
+import { SpareMemory } from "../../src/replication/spare-memory.ts";
 import type { StateSet } from "../../src/replication/states.ts";
 import { HandClock } from "../support/hand-clock.ts";
 import { begin, commit, describeTable, insert, int64, sampleTable, update } from "./pgoutput.ts";
@@ -25,7 +26,10 @@ export class Source {
   #lsn = 0n;
 
   constructor(limits: Partial<InboxLimits> = {}) {
-    this.inbox = new Inbox({ ...wide, ...limits }, this.flow, this.time.clock);
+    this.inbox = new Inbox({ ...wide, ...limits }, this.flow, {
+      clock: this.time.clock,
+      memory: new SpareMemory(2 ** 25),
+    });
     this.#decoder = new Decoder(this.inbox, {
       tables: [table],
       domains: new Map(),

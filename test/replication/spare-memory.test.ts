@@ -3,10 +3,10 @@ import { SpareMemory } from "../../src/replication/spare-memory.ts";
 
 const kB = 1024;
 
-test("the smallest of the memory that was given and suffices is taken, the latest stay, and none after clear", () => {
+test("the smallest of the memory that was given and suffices is taken, the latest stay, and none is kept that nobody asks for", () => {
   const memory = new SpareMemory(700 * kB);
-  const [a, b, c] = [memory.take(100 * kB), memory.take(120 * kB), memory.take(300 * kB)];
-  expect([a.length, b.length, c.length]).toEqual([128 * kB, 128 * kB, 512 * kB]);
+  const [a, b, c] = [memory.take(100 * kB), memory.take(120 * kB), memory.take(500 * kB)];
+  expect([a.length, b.length, c.length]).toEqual([112 * kB, 128 * kB, 512 * kB]);
   memory.give(a);
   memory.give(b);
   memory.give(c.subarray(0, 300 * kB));
@@ -16,7 +16,12 @@ test("the smallest of the memory that was given and suffices is taken, the lates
   expect(memory.take(100 * kB)).toHaveLength(212 * kB);
   expect(memory.take(65 * kB)).toHaveLength(300 * kB);
   memory.give(b);
-  memory.clear();
+  memory.tidy(0);
+  memory.tidy(59_999);
+  expect(memory.take(65 * kB)).toBe(b);
+  memory.give(b);
+  memory.tidy(100_000);
+  memory.tidy(160_000);
   expect(memory.take(65 * kB)).not.toBe(b);
 });
 

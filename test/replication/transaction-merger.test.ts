@@ -5,6 +5,7 @@ import { systemClock } from "../../src/clock.ts";
 import { keepaliveBatch } from "../../src/replication/batch.ts";
 import { Confirmation } from "../../src/replication/confirm.ts";
 import { readProgress } from "../../src/replication/progress.ts";
+import { SpareSession } from "../../src/replication/spare-session.ts";
 import { newLinkStatus } from "../../src/replication/status.ts";
 import { Sweeper } from "../../src/replication/sweeper.ts";
 import { TransactionMerger } from "../../src/replication/transaction-merger.ts";
@@ -32,6 +33,7 @@ test("progress does not go back to where a source has begun to read", async () =
     context,
     session,
     confirmation,
+    spare: new SpareSession(context),
     sweeper: new Sweeper(),
     status: newLinkStatus("there", 2, clock.now()),
     origin: 2,

@@ -41,3 +41,16 @@ export const slotName = (cluster: string, source: number, target: number): strin
 
 /** The replication origin under which a region merges what comes from `source`. */
 export const originName = (cluster: string, source: number): string => `coregent_${cluster}_${source}`;
+
+/** That under which rows in quarantine are tried again. No region has this id, and no link uses it. */
+export const quarantineOriginName = (cluster: string): string => originName(cluster, 0);
+
+/** That of the session in which batches are merged before their turn, whatever their source: a session has an origin alone. */
+export const aheadOriginName = (cluster: string): string => `coregent_${cluster}_ahead`;
+
+/** All that an agent may use where these are the other regions. */
+export const originNames = (cluster: string, sources: readonly number[]): string[] => [
+  ...sources.map((source) => originName(cluster, source)),
+  quarantineOriginName(cluster),
+  aheadOriginName(cluster),
+];
