@@ -18,11 +18,18 @@ export interface Keyed {
   sameKey(a: number, b: number): boolean;
 }
 
-/** The first characters as bytes. A length before a part of a key may be larger: then it counts as the largest. */
+/**
+ * The first characters as bytes. A length before a part of a key may be larger: then it and what follows count as the largest,
+ * for keys of which one is longer yet are told apart by that.
+ */
 export const keyPrefix = (key: string): number => {
   let prefix = 0;
-  for (let i = 0; i < prefixBytes; i++)
-    prefix = prefix * 256 + (i < key.length ? Math.min(255, key.charCodeAt(i)) : 0);
+  let larger = false;
+  for (let i = 0; i < prefixBytes; i++) {
+    const code = i < key.length ? key.charCodeAt(i) : 0;
+    larger ||= code > 255;
+    prefix = prefix * 256 + (larger ? 255 : code);
+  }
   return prefix;
 };
 
