@@ -279,14 +279,13 @@ class PieceReader {
     };
     this.#session.query(new Query(sql, done));
     // Neither is left without somebody who hears of its failure.
-    const [, end, position] = await Promise.allSettled([
+    const [, end] = await Promise.allSettled([
       copied.promise,
       readThrough(this.#session, this.#options.slot),
-      positionOf(this.#session),
     ]);
     if (this.#failure !== null) throw this.#failure;
-    if (end.status === "rejected" || position.status === "rejected") throw new SourceGone();
-    return { ...end.value, position: position.value };
+    if (end.status === "rejected") throw new SourceGone();
+    return end.value;
   }
 
   #fail(error: unknown): void {
@@ -318,15 +317,15 @@ class PieceReader {
 /** Slots are named for all databases of a server; there is one reader of a slot, and so one copy. */
 const copyOf = (slot: string): string => `${slot.slice(0, 55)}_backlog`;
 
-const readThrough = async (client: Client, slot: string): Promise<Omit<PieceEnd, "position">> => {
-  const { rows } = await client.query<{ end: string; restart: string }>(
-    `SELECT confirmed_flush_lsn::text AS end, restart_lsn::text AS restart
+const readThrough = async (client: Client, slot: string): Promise<PieceEnd> => {
+  const { rows } = await client.query<{ end: string; restart: string; position: string }>(
+    `SELECT confirmed_flush_lsn::text AS end, restart_lsn::text AS restart, pg_current_wal_flush_lsn()::text AS position
        FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`,
     [slot],
   );
   const [row] = rows;
   if (row === undefined) throw new SourceGone();
-  return { end: parseLsn(row.end), restart: parseLsn(row.restart) };
+  return { end: parseLsn(row.end), restart: parseLsn(row.restart), position: parseLsn(row.position) };
 };
 
 /** How far the peer has flushed its WAL. */

@@ -102,6 +102,11 @@ export class Inbox implements ChangeSink {
     return this.#waiting !== null && this.#open.states < largeTransaction && !this.catchingUp;
   }
 
+  /** Whether the source waits for the taker. */
+  get holdsBack(): boolean {
+    return this.#paused;
+  }
+
   /** The batch that will be taken next; null: there is none yet. */
   get next(): Batch | null {
     return this.#closed[0] ?? null;

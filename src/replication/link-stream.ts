@@ -110,7 +110,7 @@ export class LinkStream {
     } finally {
       await this.#drain(merger);
       this.#lost.abort();
-      await merger.release();
+      await merger[Symbol.asyncDispose]();
       await Promise.all([confirming, reading]);
       await this.#stream?.[Symbol.asyncDispose]();
     }
@@ -202,6 +202,7 @@ export class LinkStream {
   async #merge(merger: TransactionMerger, ending: AbortSignal): Promise<never> {
     const { status, context, merged } = this.#parts;
     for (;;) {
+      if (this.#inbox.holdsBack) merger.prepareAhead();
       const batch = await this.#next(merger, ending);
       await unless(ending, this.#committed);
       status.receivedLsn = batch.endLsn > status.receivedLsn ? batch.endLsn : status.receivedLsn;

@@ -53,12 +53,8 @@ export class MergeAhead {
       this.#alone -= 1;
       return false;
     }
-    if (!isComplete(current) || !isComplete(next) || overlap(current, next)) return false;
     const session = this.#session;
-    if (session === null) {
-      this.#ask();
-      return false;
-    }
+    if (session === null || !isComplete(current) || !isComplete(next) || overlap(current, next)) return false;
     this.#session = null;
     const merged = session.begin().then(() => mergeStates(session, next));
     merged.catch(() => undefined);
@@ -101,9 +97,10 @@ export class MergeAhead {
     if (asked !== null) await this.#spare.give(asked);
   }
 
-  #ask(): void {
+  /** Without a session nothing is begun. */
+  ask(): void {
     const now = this.#clock.monotonic();
-    if (this.#asking !== null || now < this.#askAtMs) return;
+    if (this.inUse || now < this.#askAtMs) return;
     this.#askAtMs = now + askAgainMs;
     this.#asking = this.#take();
   }

@@ -245,11 +245,11 @@ export class StateBuffer {
     head.bases = this.bases;
     head.firsts = this.firsts;
     head.prefixes = this.prefixes;
-    // A batch is not larger than it has to be, but what follows will probably be as large.
+    // A batch is not larger than it has to be, but what follows will probably be as large, or a little larger.
     this.#move({ from: count, to: this.count, size: count });
     head.shapes = this.shapes;
     this.shapes = head.shapes.splice(count);
-    this.bytes = this.#memory.take(Math.max(4096, arrayHeaderBytes + rest * 2, cut));
+    this.bytes = this.#memory.take(Math.max(4096, arrayHeaderBytes + rest * 2, cut * 1.125));
     this.#view = viewOf(this.bytes);
     head.bytes.copy(this.bytes, arrayHeaderBytes, cut, cut + rest);
     this.end = arrayHeaderBytes + rest;

@@ -42,7 +42,7 @@ interface TargetPositions {
  * pieces and stays one; a row that had to be fetched keeps the transaction open until the stream has passed the
  * position of the fetch.
  */
-export class TransactionMerger {
+export class TransactionMerger implements AsyncDisposable {
   readonly #options: MergerOptions;
   readonly #ahead: MergeAhead;
   /** In which the present batch is merged. */
@@ -77,13 +77,24 @@ export class TransactionMerger {
     if (this.#whole === null || !this.#ahead.begin(this.#whole, batch)) prepareBatch(this.#session, batch);
   }
 
-  /** Ends what was only good for many batches in a row. */
+  /** The merge is what all wait for: from now on `prepare` begins batches, as soon as there is a session for it. */
+  prepareAhead(): void {
+    this.#ahead.ask();
+  }
+
+  /** Ends what was only good for many batches in a row; not where a transaction goes on, which may be in that session. */
   async release(): Promise<void> {
     if (!this.#ahead.inUse) return;
     await this.#alone(async () => {
+      if (this.#session.inTransaction) return;
       await this.#ahead.release();
-      if (!this.#session.inTransaction) this.#session = this.#options.session;
+      this.#session = this.#options.session;
     });
+  }
+
+  /** No batch comes any more, nor the rest of an open transaction. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#alone(() => this.#ahead.release());
   }
 
   /** Looks whether more has become durable, unless a batch is being merged: then its commit tells. */
