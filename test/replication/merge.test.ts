@@ -4,7 +4,6 @@ import {
   asyncProperty,
   boolean,
   constant,
-  double,
   integer,
   nat,
   oneof,
@@ -41,7 +40,11 @@ const step: Arbitrary<Step> = record({
   at: nat(2),
   key: nat(2),
   flag: boolean(),
-  picks: array(double({ min: 0, max: 0.999, noNaN: true }), { minLength: 1, maxLength: 5 }),
+  // Not of doubles: nearly all of those that are drawn are next to 0.
+  picks: array(
+    nat(999).map((pick) => pick / 1000),
+    { minLength: 1, maxLength: 5 },
+  ),
   skew: integer({ min: -3_000, max: 3_000 }),
 });
 
@@ -168,9 +171,9 @@ const bothLose: Story = {
 const never = Number.POSITIVE_INFINITY;
 
 describe.each<{ version: PostgresVersion; lockFirst: boolean; leastCopied: number; usual: number }>([
-  { version: 18, lockFirst: false, leastCopied: never, usual: 300 },
-  { version: 18, lockFirst: false, leastCopied: 1, usual: 150 },
-  { version: 18, lockFirst: true, leastCopied: never, usual: 150 },
+  { version: 18, lockFirst: false, leastCopied: never, usual: 200 },
+  { version: 18, lockFirst: false, leastCopied: 1, usual: 100 },
+  { version: 18, lockFirst: true, leastCopied: never, usual: 100 },
   { version: 17, lockFirst: true, leastCopied: 1, usual: 20 },
   { version: 16, lockFirst: true, leastCopied: never, usual: 20 },
 ])("PostgreSQL $version, locking first: $lockFirst, by COPY from $leastCopied", (options) => {
