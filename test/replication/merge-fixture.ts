@@ -18,7 +18,7 @@ import { createDatabase, dropOrigins, uniqueName, type TestDatabase } from "../s
 export class MergeRegion implements AsyncDisposable {
   readonly db: TestDatabase;
   readonly id: number;
-  readonly #cluster = uniqueName("m");
+  readonly cluster = uniqueName("m");
   readonly #version: PostgresVersion;
   readonly #sessions: MergeSession[] = [];
   #tables: ReplicatedTable[] = [];
@@ -98,7 +98,7 @@ export class MergeRegion implements AsyncDisposable {
     const origin = options.origin === undefined ? 2 : options.origin;
     const session = await MergeSession.open(this.db.url, {
       applicationName: `merge ${origin ?? "none"}`,
-      origin: origin === null ? null : `coregent_${this.#cluster}_${origin}`,
+      origin: origin === null ? null : `coregent_${this.cluster}_${origin}`,
       ...(options.settings === undefined ? {} : { settings: options.settings }),
     });
     this.#sessions.push(session);
@@ -108,7 +108,7 @@ export class MergeRegion implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const session of this.#sessions) await session[Symbol.asyncDispose]();
     try {
-      await dropOrigins(this.#cluster, this.#version);
+      await dropOrigins(this.cluster, this.#version);
     } finally {
       await this.db[Symbol.asyncDispose]();
     }
