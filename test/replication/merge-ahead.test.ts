@@ -79,7 +79,7 @@ test("commits come in the peer's order, each with its progress, whichever sessio
     return lsns.size;
   })();
   await scene.local.mergeAll(batches).finally(() => (done = true));
-  expect(await watched).toBeGreaterThan(10);
+  expect(await watched).toBeGreaterThan(1);
   expect((await scene.seen()).lsn).toBe(60);
   expect(ahead()).toBeGreaterThan(40);
   await scene.nothingLost();
