@@ -108,6 +108,8 @@ export class LinkStream {
     try {
       await this.#merge(merger, ending);
     } finally {
+      // It holds locks, and its turn does not come.
+      await merger.withdraw();
       await this.#drain(merger);
       this.#lost.abort();
       await merger[Symbol.asyncDispose]();

@@ -48,7 +48,6 @@ export class MergeAhead {
 
   /** `current` is being merged, in a transaction of its own. False: `next` is not begun. */
   begin(current: Batch, next: Batch): boolean {
-    if (this.#begun !== null) return false;
     if (this.#alone > 0) {
       this.#alone -= 1;
       return false;

@@ -92,6 +92,11 @@ export class TransactionMerger implements AsyncDisposable {
     });
   }
 
+  /** Undoes what was begun ahead: no batch comes any more. */
+  async withdraw(): Promise<void> {
+    await this.#alone(() => this.#ahead.withdraw().catch(() => undefined));
+  }
+
   /** No batch comes any more, nor the rest of an open transaction. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#alone(() => this.#ahead.release());
