@@ -99,7 +99,7 @@ const settingFindings = (facts: ServerFacts, region: Region, topology: Topology)
   const foreignOrigins = facts.origins.filter((name) => !ourOrigins.includes(name)).length;
   // Until PostgreSQL 17 max_replication_slots bounds the origins as well.
   if (facts.settings["max_active_replication_origins"] !== undefined) {
-    enough("max_active_replication_origins", foreignOrigins + ourOrigins.length - peers.length, "origins");
+    enough("max_active_replication_origins", foreignOrigins, "origins");
   }
   const idle = numberOf(facts, "idle_replication_slot_timeout");
   if (idle > 0) {

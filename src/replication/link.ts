@@ -117,6 +117,7 @@ export class Link {
       connectTimeoutMs: context.limits.connectTimeoutMs,
       line: context.region.line,
     });
+    await this.#parts.spare.evictLeftOver(session);
     const target = await readTarget(session, source);
     try {
       const start = await this.#closeGap(source, session);

@@ -33,7 +33,8 @@ export class MergeAhead {
   #session: MergeSession | null = null;
   #begun: Begun | null = null;
   #alone = 0;
-  #asking: Promise<void> | null = null;
+  /** Given anew each time: an answer that comes too late is nobody's. */
+  #asking: symbol | null = null;
   #askAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(spare: SpareSession, clock: Pick<Clock, "monotonic">) {
@@ -82,18 +83,20 @@ export class MergeAhead {
     this.#begun = null;
     this.pause();
     await begun.merged.catch(() => undefined);
-    await begun.session.rollback();
-    this.#session = begun.session;
+    try {
+      await begun.session.rollback();
+      this.#session = begun.session;
+    } catch (error) {
+      if (begun.session !== this.#asked) throw error;
+      await this.#give();
+    }
   }
 
   /** The session is given back: for now no batch waits for another. None of this is used at the moment of the call. */
   async release(): Promise<void> {
-    await this.#asking;
+    this.#asking = null;
     await this.withdraw().catch(() => undefined);
-    const asked = this.#asked;
-    this.#asked = null;
-    this.#session = null;
-    if (asked !== null) await this.#spare.give(asked);
+    await this.#give();
   }
 
   /** Without a session nothing is begun. */
@@ -101,13 +104,27 @@ export class MergeAhead {
     const now = this.#clock.monotonic();
     if (this.inUse || now < this.#askAtMs) return;
     this.#askAtMs = now + askAgainMs;
-    this.#asking = this.#take();
+    void this.#take();
   }
 
   async #take(): Promise<void> {
-    this.#asked = await this.#spare.take();
-    this.#session = this.#asked;
+    const asking = (this.#asking = Symbol("asking"));
+    const session = await this.#spare.take();
+    if (this.#asking !== asking) {
+      if (session !== null) await this.#spare.give(session);
+      return;
+    }
     this.#asking = null;
+    this.#asked = session;
+    this.#session = session;
+  }
+
+  async #give(): Promise<void> {
+    const asked = this.#asked;
+    this.#asked = null;
+    this.#session = null;
+    this.#askAtMs = this.#clock.monotonic() + askAgainMs;
+    if (asked !== null) await this.#spare.give(asked);
   }
 }
 

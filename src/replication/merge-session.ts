@@ -238,6 +238,12 @@ export class MergeSession implements AsyncDisposable {
     await this.#setUpOrigin();
   }
 
+  /** Not in a transaction, and nothing is merged afterwards. Where it cannot be dropped, it stays. */
+  async dropOrigin(): Promise<void> {
+    await this.#resetOrigin();
+    await this.client.query("SELECT pg_replication_origin_drop($1)", [this.#origin]).catch(() => undefined);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.client.end().catch(() => undefined);
   }
@@ -269,7 +275,7 @@ const setUpOrigin = async (client: Client, origin: string): Promise<boolean> => 
       if (attempt === 5) throw state === "55006" ? new OriginBusy(origin, error) : error;
       if (state === "42704") {
         if (!(await createOrigin(client, origin))) return false;
-      } else if (state === "55006") await evictHolder(client);
+      } else if (state === "55006") await evictHolders(client);
       else throw error;
     }
   }
@@ -288,13 +294,14 @@ const createOrigin = async (client: Client, origin: string): Promise<boolean> =>
 };
 
 /**
- * Ends the session that has our name and is not us: what is left of our last connection where the network died
+ * Ends sessions that have this name (default: our own) and are not us: what is left of our last connection where the network died
  * without a word (FAULTS 23). The server does not tell who holds an origin, but only a link of this name sets it up.
  */
-const evictHolder = async (client: Client): Promise<void> => {
+export const evictHolders = async (client: Client, applicationName: string | null = null): Promise<void> => {
   await client.query(
     `SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity
-      WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid()
+      WHERE application_name = coalesce($1, current_setting('application_name')) AND pid <> pg_backend_pid()
         AND datname = current_database() AND usename = current_user`,
+    [applicationName],
   );
 };

@@ -1,7 +1,10 @@
 import { clusterSlug } from "../../regions/topology.ts";
 import { aheadOriginName } from "../postgres/install/names.ts";
-import { MergeSession } from "./merge-session.ts";
-import type { AgentContext } from "./wiring.ts";
+import { evictHolders, MergeSession } from "./merge-session.ts";
+import { type AgentContext, pause } from "./wiring.ts";
+
+/** A server that is gone without a word does not answer. */
+const giveMs = 1_000;
 
 /**
  * One more session with the region's database, for a link that is far behind (merge-ahead.ts). One for all links: each has
@@ -22,7 +25,7 @@ export class SpareSession {
     const { cluster, region, limits, logger } = this.#context;
     try {
       const session = await MergeSession.open(region.url, {
-        applicationName: `coregent ahead > ${region.name}`,
+        applicationName: this.#applicationName,
         origin: aheadOriginName(clusterSlug(cluster)),
         connectTimeoutMs: limits.connectTimeoutMs,
         line: region.line,
@@ -36,9 +39,26 @@ export class SpareSession {
     return null;
   }
 
-  /** It ends: what is far behind is rare. */
+  /** It ends, and its origin with it, which would hold one of the server's places: what is far behind is rare. */
   async give(session: MergeSession): Promise<void> {
+    const { clock } = this.#context;
+    const done = new AbortController();
+    const dropped = session
+      .rollback()
+      .then(() => session.dropOrigin())
+      .catch(() => undefined);
+    await Promise.race([dropped, pause(clock, giveMs, done.signal)]);
+    done.abort();
     await session[Symbol.asyncDispose]();
     this.#taken = false;
+  }
+
+  /** Ends what is left of one in the server, with its locks, where the network or an agent died without a word. */
+  async evictLeftOver({ client }: MergeSession): Promise<void> {
+    if (!this.#taken) await evictHolders(client, this.#applicationName);
+  }
+
+  get #applicationName(): string {
+    return `coregent ahead > ${this.#context.region.name}`;
   }
 }

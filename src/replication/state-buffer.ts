@@ -249,7 +249,7 @@ export class StateBuffer {
     this.#move({ from: count, to: this.count, size: count });
     head.shapes = this.shapes;
     this.shapes = head.shapes.splice(count);
-    this.bytes = this.#memory.take(Math.max(4096, arrayHeaderBytes + rest * 2, cut * 1.125));
+    this.bytes = this.#memory.take(Math.max(4096, arrayHeaderBytes + rest * 2, Math.ceil(cut * 1.125)));
     this.#view = viewOf(this.bytes);
     head.bytes.copy(this.bytes, arrayHeaderBytes, cut, cut + rest);
     this.end = arrayHeaderBytes + rest;

@@ -79,7 +79,7 @@ export class TransactionMerger implements AsyncDisposable {
 
   /** The merge is what all wait for: from now on `prepare` begins batches, as soon as there is a session for it. */
   prepareAhead(): void {
-    this.#ahead.ask();
+    if (this.#options.session.marksOrigin) this.#ahead.ask();
   }
 
   /** Ends what was only good for many batches in a row; not where a transaction goes on, which may be in that session. */
@@ -136,7 +136,7 @@ export class TransactionMerger implements AsyncDisposable {
         await this.#step(batch, await this.#mergeStates(batch, true));
       }
     } catch (error) {
-      await session.rollback().catch(() => undefined);
+      await this.#session.rollback().catch(() => undefined);
       await this.#ahead.withdraw().catch(() => undefined);
       this.#reset();
       throw error;
@@ -148,9 +148,10 @@ export class TransactionMerger implements AsyncDisposable {
 
   /** All of it is in memory: after a failure it is done again from the start, more carefully or a little later. */
   async #mergeWhole(batch: Batch, signal: AbortSignal, begun?: Promise<MergedStates>): Promise<void> {
-    const session = this.#session;
     let merged = begun === undefined ? null : await this.#unlessInVain(begun);
-    let again = false;
+    const session = this.#session;
+    // What is begun by now may be what it failed of.
+    let again = begun !== undefined && merged === null;
     await insist({ ...this.#options, session }, signal, async (careful) => {
       this.#reset();
       if (again) await this.#ahead.withdraw();
@@ -166,8 +167,15 @@ export class TransactionMerger implements AsyncDisposable {
     try {
       return await begun;
     } catch {
-      await this.#session.rollback();
       this.#ahead.pause();
+      try {
+        await this.#session.rollback();
+      } catch (error) {
+        if (this.#session === this.#options.session) throw error;
+        // The second session is lost. The link has its own.
+        await this.#ahead.release();
+        this.#session = this.#options.session;
+      }
       return null;
     }
   }

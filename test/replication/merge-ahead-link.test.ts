@@ -120,7 +120,8 @@ test.each([0, 3])(
     await regions.equal(60_000).finally(() => equal.abort());
     const ended = await ending;
     const ahead = taken.mock.results.filter(({ value }) => value !== null).length;
-    expect(ahead).toBeGreaterThan(10);
+    // One that is lost is not asked for again soon.
+    expect(ahead).toBeGreaterThan(times === 0 ? 10 : 0);
     expect(ended).toBeGreaterThanOrEqual(Math.min(1, times));
     if (times === 0) expect(again.link("a").lastError).toBeNull();
     expect(again.errors()).toEqual([]);
