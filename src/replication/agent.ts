@@ -3,6 +3,7 @@ import { reactionTo } from "../postgres/sqlstate.ts";
 import { LinkSet } from "./link-set.ts";
 import { observeRegion } from "./observe.ts";
 import { runQuarantine } from "./quarantine-loop.ts";
+import { SpareMemory } from "./spare-memory.ts";
 import { startSweeper } from "./sweep-loop.ts";
 import { type AgentContext, pause } from "./wiring.ts";
 
@@ -18,7 +19,9 @@ const lockRetryMs = 1000;
  * Rejects only for what no retry can mend, such as a wrong password.
  */
 export const runAgent = async (context: AgentContext, signal: AbortSignal): Promise<void> => {
-  const { status, logger } = context;
+  const { status, logger, limits } = context;
+  // As much as one link may hold, the batches in work, and what is sent of them.
+  const memory = new SpareMemory(8 * limits.maxBatchBytes);
   while (!signal.aborted) {
     const lock = await takeLock(context);
     if (lock === null) {
@@ -32,7 +35,7 @@ export const runAgent = async (context: AgentContext, signal: AbortSignal): Prom
       status.role = "stopping";
     };
     signal.addEventListener("abort", stopping, { once: true });
-    await serve(context, held, signal);
+    await serve(context, memory, AbortSignal.any([signal, held.lost]));
     signal.removeEventListener("abort", stopping);
     if (!signal.aborted) {
       status.role = "standby";
@@ -58,10 +61,9 @@ const takeLock = async ({ region, status, logger }: AgentContext): Promise<Agent
   }
 };
 
-const serve = async (context: AgentContext, lock: AgentLock, signal: AbortSignal): Promise<void> => {
-  const ended = AbortSignal.any([signal, lock.lost]);
+const serve = async (context: AgentContext, memory: SpareMemory, ended: AbortSignal): Promise<void> => {
   const sweeping = startSweeper(context, ended);
-  const links = new LinkSet(context, sweeping.sweeper, ended);
+  const links = new LinkSet(context, { sweeper: sweeping.sweeper, memory }, ended);
   await Promise.all([
     links.run(),
     sweeping.done,

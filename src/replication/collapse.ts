@@ -39,20 +39,23 @@ export const collapse = (rows: StateBuffer | undefined, tombstones: StateBuffer 
 };
 
 const emptySet = (buffer: StateBuffer): StateSet =>
-  new BufferedStates(buffer, [], { shape: shapeOf(buffer.layout, [], []) });
+  new BufferedStates(buffer, new Int32Array(), { shape: shapeOf(buffer.layout, [], []) });
 
 /** In the order of the keys. */
 interface Highest {
   readonly buffer: StateBuffer;
-  readonly indices: number[];
+  readonly indices: Int32Array;
 }
 
 /** Of keys that have a row and a tombstone the higher one stays. */
-const join = (rows: Highest, tombstones: Highest): { readonly alive: number[]; readonly dead: number[] } => {
+const join = (
+  rows: Highest,
+  tombstones: Highest,
+): { readonly alive: Int32Array; readonly dead: Int32Array } => {
   if (rows.indices.length === 0 || tombstones.indices.length === 0) {
     return { alive: rows.indices, dead: tombstones.indices };
   }
-  const byKey = new Map(rows.indices.map((row) => [rows.buffer.keyAt(row), row]));
+  const byKey = new Map(Array.from(rows.indices, (row) => [rows.buffer.keyAt(row), row]));
   const dead = tombstones.indices.filter((tombstone) => {
     const key = tombstones.buffer.keyAt(tombstone);
     const row = byKey.get(key);
@@ -60,10 +63,10 @@ const join = (rows: Highest, tombstones: Highest): { readonly alive: number[]; r
     byKey.delete(key);
     return true;
   });
-  return { alive: [...byKey.values()], dead };
+  return { alive: Int32Array.from(byKey.values()), dead };
 };
 
-const highestRows = (rows: StateBuffer, since: Map<number, bigint>): number[] =>
+const highestRows = (rows: StateBuffer, since: Map<number, bigint>): Int32Array =>
   rows.highest((later, earlier) =>
     rows.shapes[later]!.unchanged.length > 0 ? filled(rows, { later, earlier, since }) : later,
   );
@@ -91,11 +94,11 @@ const filled = (rows: StateBuffer, { later, earlier, since }: Succession): numbe
   return index;
 };
 
-const setsOf = (
-  rows: StateBuffer,
-  alive: readonly number[],
-  since: ReadonlyMap<number, bigint>,
-): StateSet[] => {
+const setsOf = (rows: StateBuffer, alive: Int32Array, since: ReadonlyMap<number, bigint>): StateSet[] => {
+  const first = alive.length === 0 ? undefined : rows.shapes[alive[0]!]!;
+  if (first !== undefined && alive.every((index) => rows.shapes[index] === first)) {
+    return [new BufferedStates(rows, alive, { shape: first, since })];
+  }
   const groups = new Map<string, number[]>();
   for (const index of alive) {
     const { id } = rows.shapes[index]!;
@@ -107,6 +110,7 @@ const setsOf = (
     }
   }
   return [...groups.values()].map(
-    (indices) => new BufferedStates(rows, indices, { shape: rows.shapes[indices[0]!]!, since }),
+    (indices) =>
+      new BufferedStates(rows, Int32Array.from(indices), { shape: rows.shapes[indices[0]!]!, since }),
   );
 };

@@ -1,5 +1,6 @@
 import type { Buffer } from "node:buffer";
 import type { ReplicatedTable } from "../postgres/table.ts";
+import { CommitPoint } from "./commit-point.ts";
 import type { Layout } from "./layout.ts";
 import { RelationMapper, type Domains, type Mapping, type Misfit, type SourceColumn } from "./relation.ts";
 import { nullLength, unchangedLength, type StateBuffer, type Tuple } from "./state-buffer.ts";
@@ -14,8 +15,8 @@ export interface ChangeSink {
   appended(bytes: number): void;
   /** A change of a table which does not fit was left out. */
   skip(table: string, reason: string): void;
-  /** `endLsn`: where the commit record ends. `commitTime`: microseconds since 1970. */
-  commit(endLsn: bigint, commitTime: bigint): void;
+  /** `point` is another's after the call. */
+  commit(point: CommitPoint): void;
 }
 
 export interface DecoderOptions {
@@ -56,9 +57,6 @@ export class NoBinaryFormat extends DecodeError {
 export class StreamedTooSoon extends Error {
   readonly reaction = "retry";
 }
-
-/** Microseconds from 1970 to 2000, where PostgreSQL's clock starts. */
-export const postgresEpoch = 946_684_800_000_000n;
 
 const regionMask = 0x3ff;
 const code = (letter: string): number => letter.codePointAt(0)!;
@@ -133,7 +131,7 @@ export class Decoder {
   #joined = 0;
   /** 0, or within a block {@link xidBytes}. */
   #xid = 0;
-  #commitTime = 0n;
+  readonly #point = new CommitPoint();
   /** Where the message ends that is being read. */
   #end = 0;
 
@@ -158,11 +156,12 @@ export class Decoder {
       case messages.update:
         return this.#change(message, start + 1 + this.#xid);
       case messages.begin:
-        this.#commitTime = message.readBigInt64BE(start + 9) + postgresEpoch;
+        this.#point.readTime(message, start + 9);
         return this.#begin();
       case messages.commit:
         // flags, the commit record's LSN, its end, its time
-        return this.#commit(message.readBigUInt64BE(start + 10));
+        this.#point.readEnd(message, start + 10);
+        return this.#commit();
       case messages.relation:
         return this.#relation(message, start + 1 + this.#xid);
       case messages.type:
@@ -193,8 +192,9 @@ export class Decoder {
     if (kind === messages.streamCommit) {
       this.#streamed.delete(xid);
       // xid, flags, the commit record's LSN, its end, its time
-      this.#commitTime = message.readBigInt64BE(start + 22) + postgresEpoch;
-      return this.#commit(message.readBigUInt64BE(start + 14));
+      this.#point.readEnd(message, start + 14);
+      this.#point.readTime(message, start + 22);
+      return this.#commit();
     }
     if (this.#streamed.has(xid)) return;
     if (this.#streamed.size === 0) this.#joined = 0;
@@ -209,8 +209,8 @@ export class Decoder {
     if (this.#streamed.size === 0) this.#sink.begin();
   }
 
-  #commit(endLsn: bigint): void {
-    if (this.#streamed.size === 0) this.#sink.commit(endLsn, this.#commitTime);
+  #commit(): void {
+    if (this.#streamed.size === 0) this.#sink.commit(this.#point);
   }
 
   #type(message: Buffer, start: number): void {
@@ -256,12 +256,12 @@ export class Decoder {
     const kind = message[at]!;
     const hasOld = kind === oldKey || kind === oldTuple;
     if (hasOld) {
-      at = this.#tuple(message, at + 1, { into: this.#old, mapping });
+      at = this.#tuple(message, at + 1, this.#old, mapping);
     }
     if (message[at] !== newTuple) {
       throw new DecodeError(`no new tuple in a change of ${mapping.layout.table.name}`);
     }
-    this.#tuple(message, at + 1, { into: this.#new, mapping });
+    this.#tuple(message, at + 1, this.#new, mapping);
     if (!this.#isOfSource(message, mapping)) {
       return;
     }
@@ -276,11 +276,7 @@ export class Decoder {
   }
 
   /** Notes where the values lie; gives the offset behind the tuple. */
-  #tuple(
-    message: Buffer,
-    start: number,
-    { into, mapping }: { readonly into: MutableTuple; readonly mapping: Mapping },
-  ): number {
+  #tuple(message: Buffer, start: number, into: MutableTuple, mapping: Mapping): number {
     const count = message.readInt16BE(start);
     if (count !== mapping.targets.length) {
       throw new DecodeError(

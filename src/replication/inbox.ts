@@ -1,6 +1,7 @@
 import type { Clock, Nap } from "../clock.ts";
 import { type Batch, keepaliveBatch, type TableBatch } from "./batch.ts";
 import { collapse } from "./collapse.ts";
+import { CommitPoint } from "./commit-point.ts";
 import type { ChangeSink } from "./decode.ts";
 import type { Layout } from "./layout.ts";
 import type { SpareMemory } from "./spare-memory.ts";
@@ -68,12 +69,14 @@ export class Inbox implements ChangeSink {
   readonly #closed: Batch[] = [];
   #closedBytes = 0;
   /** `states`: of the changes, those that are held. */
-  readonly #whole = { changes: 0, states: 0, bytes: 0, transactions: 0, endLsn: 0n, commitTime: 0n };
+  readonly #whole = { changes: 0, states: 0, bytes: 0, transactions: 0 };
+  /** Of the last transaction that is whole. */
+  readonly #lastCommit = new CommitPoint();
   readonly #open = { changes: 0, states: 0, bytes: 0, active: false };
   readonly #memory: SpareMemory;
   #keepalive: Keepalive | null = null;
-  /** The highest position handed out by a batch or noted of one. */
-  #seenLsn = 0n;
+  /** The highest position of a keepalive. */
+  #keptAliveLsn = 0n;
   #paused = false;
   #failure: Error | null = null;
   #waiting: { readonly resolve: (batch: Batch) => void; readonly reject: (reason: unknown) => void } | null =
@@ -151,19 +154,21 @@ export class Inbox implements ChangeSink {
     this.#skipped.set(table, reason);
   }
 
-  commit(endLsn: bigint, commitTime: bigint): void {
+  commit(point: CommitPoint): void {
     const whole = this.#whole;
+    const open = this.#open;
     for (const entry of this.#buffers.values()) {
       entry.whole = entry.states.count;
     }
-    whole.changes += this.#open.changes;
-    whole.states += this.#open.states;
-    whole.bytes += this.#open.bytes;
+    whole.changes += open.changes;
+    whole.states += open.states;
+    whole.bytes += open.bytes;
     whole.transactions += 1;
-    whole.endLsn = endLsn;
-    whole.commitTime = commitTime;
-    this.#seenLsn = endLsn;
-    Object.assign(this.#open, { changes: 0, states: 0, bytes: 0, active: false });
+    this.#lastCommit.copy(point);
+    open.changes = 0;
+    open.states = 0;
+    open.bytes = 0;
+    open.active = false;
     if (this.#exceeds(whole) && !this.#shrink(whole)) {
       this.#close(true);
     }
@@ -175,7 +180,7 @@ export class Inbox implements ChangeSink {
     if (this.#open.active || lsn <= this.#seenLsn) {
       return;
     }
-    this.#seenLsn = lsn;
+    this.#keptAliveLsn = lsn;
     this.#keepalive = { lsn, time };
     this.#advance();
   }
@@ -232,14 +237,20 @@ export class Inbox implements ChangeSink {
     return this.#seenLsn < this.#backlogEnd;
   }
 
+  /** Everything before this has come. */
+  get #seenLsn(): bigint {
+    const { endLsn } = this.#lastCommit;
+    return endLsn > this.#keptAliveLsn ? endLsn : this.#keptAliveLsn;
+  }
+
   /** Whether there is something whole, and as much as is worth a batch. */
   get #worthClosing(): boolean {
     const { transactions, states, bytes } = this.#whole;
     if (transactions === 0) return false;
-    // The keepalive's position follows it.
-    if (!this.catchingUp || this.#keepalive !== null || this.#failure !== null) return true;
     const { maxBatchRows, maxBatchBytes } = this.#limits;
-    return states >= maxBatchRows / leastShare || bytes >= maxBatchBytes / leastShare;
+    if (states >= maxBatchRows / leastShare || bytes >= maxBatchBytes / leastShare) return true;
+    // The keepalive's position follows it.
+    return !this.catchingUp || this.#keepalive !== null || this.#failure !== null;
   }
 
   /** Hands over what can be taken, and pauses or resumes the source. `impatient`: it need not be much. */
@@ -326,7 +337,8 @@ export class Inbox implements ChangeSink {
   #close(endsTransaction: boolean): void {
     const used: StateBuffer[] = [];
     const tables = this.#detach(used);
-    const { changes, bytes, transactions, endLsn, commitTime } = this.#whole;
+    const { changes, bytes, transactions } = this.#whole;
+    const { endLsn, commitTime } = this.#lastCommit;
     this.#closed.push({
       tables,
       states: tables.reduce((sum, table) => sum + statesOf(table), 0),

@@ -1,7 +1,6 @@
-import { Link } from "./link.ts";
+import { Link, type LinkParts } from "./link.ts";
 import { SpareSession } from "./spare-session.ts";
 import { newLinkStatus } from "./status.ts";
-import type { Sweeper } from "./sweeper.ts";
 import type { AgentContext, RegionAddress } from "./wiring.ts";
 
 const topologyCheckMs = 600;
@@ -13,17 +12,19 @@ interface Running {
   readonly done: Promise<void>;
 }
 
+type Shared = Pick<LinkParts, "sweeper" | "memory">;
+
 /** One link for each peer of the topology, as it is now: peers that come get a link, those that go lose theirs. */
 export class LinkSet {
   readonly #context: AgentContext;
-  readonly #sweeper: Sweeper;
+  readonly #shared: Shared;
   readonly #signal: AbortSignal;
   readonly #spare: SpareSession;
   readonly #running = new Map<number, Running>();
 
-  constructor(context: AgentContext, sweeper: Sweeper, signal: AbortSignal) {
+  constructor(context: AgentContext, shared: Shared, signal: AbortSignal) {
     this.#context = context;
-    this.#sweeper = sweeper;
+    this.#shared = shared;
     this.#signal = signal;
     this.#spare = new SpareSession(context);
   }
@@ -64,7 +65,7 @@ export class LinkSet {
     const linkStatus = newLinkStatus(peer.name, peer.id, clock.now());
     status.links.set(peer.name, linkStatus);
     const ending = new AbortController();
-    const parts = { peer, status: linkStatus, sweeper: this.#sweeper, spare: this.#spare };
+    const parts = { ...this.#shared, peer, status: linkStatus, spare: this.#spare };
     const link = new Link(this.#context, parts);
     return { peer, link, ending, done: link.run(AbortSignal.any([this.#signal, ending.signal])) };
   }

@@ -12,7 +12,7 @@ import { markForCopy, readProgress } from "./progress.ts";
 import { dropSlot, ensureSlot, evictHolder, inspectSlot, type Slot } from "./slot.ts";
 import { SourceSession, WrongPeer } from "./source-session.ts";
 import type { LinkState, LinkStatus } from "./status.ts";
-import { SpareMemory } from "./spare-memory.ts";
+import type { SpareMemory } from "./spare-memory.ts";
 import type { SpareSession } from "./spare-session.ts";
 import type { Sweeper } from "./sweeper.ts";
 import { readTarget } from "./target.ts";
@@ -26,6 +26,7 @@ export interface LinkParts {
   readonly status: LinkStatus;
   readonly sweeper: Sweeper;
   readonly spare: SpareSession;
+  readonly memory: SpareMemory;
 }
 
 /**
@@ -43,7 +44,6 @@ export class Link {
   readonly #parts: LinkParts;
   readonly #logger: Logger;
   readonly #backoff: Backoff;
-  readonly #memory: SpareMemory;
   /**
    * The last attempt has met a transaction that is not to be merged before its commit has come, or failed on something in
    * a database, such as a lock: whole transactions are tried again by themselves, one that is being streamed is not.
@@ -56,9 +56,7 @@ export class Link {
     this.#context = context;
     this.#parts = parts;
     this.#logger = context.logger.child({ peer: parts.peer.name });
-    const { minBackoffMs, maxBackoffMs, maxBatchBytes } = context.limits;
-    // What may be held, the batches in work, and what is sent of them.
-    this.#memory = new SpareMemory(8 * maxBatchBytes);
+    const { minBackoffMs, maxBackoffMs } = context.limits;
     this.#backoff = createBackoff({ firstMs: minBackoffMs, maxMs: maxBackoffMs }, context.random);
   }
 
@@ -96,8 +94,8 @@ export class Link {
   async #attempt(signal: AbortSignal): Promise<void> {
     this.#enter("connecting");
     const context = this.#context;
-    this.#memory.tidy(context.clock.monotonic());
-    const { peer } = this.#parts;
+    const { peer, memory } = this.#parts;
+    memory.tidy(context.clock.monotonic());
     const slug = clusterSlug(context.cluster);
     await using source = await SourceSession.open(peer, context, signal);
     WrongPeer.check(source.identity, peer, context.cluster);
@@ -140,7 +138,7 @@ export class Link {
         status: this.#parts.status,
         sweeper: this.#parts.sweeper,
         spare: this.#parts.spare,
-        memory: this.#memory,
+        memory,
         logger: this.#logger,
         slot: this.#slot,
         source,

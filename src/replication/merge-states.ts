@@ -140,13 +140,14 @@ export const applyStates = async (
 
 /** Those which nothing was held of where they were written, and those written upon others. */
 export const byPredecessor = (set: StateSet): { readonly first: StateSet; readonly later: StateSet } => {
+  let firsts = 0;
+  for (let index = 0; index < set.count; index++) if (set.isFirst(index)) firsts += 1;
+  if (firsts === set.count) return { first: set, later: set.pick([]) };
+  if (firsts === 0) return { first: set.pick([]), later: set };
   const first: number[] = [];
   const later: number[] = [];
   for (let index = 0; index < set.count; index++) (set.isFirst(index) ? first : later).push(index);
-  return {
-    first: first.length === set.count ? set : set.pick(first),
-    later: later.length === set.count ? set : set.pick(later),
-  };
+  return { first: set.pick(first), later: set.pick(later) };
 };
 
 /** States that did not win are a replay, or came too late. Rare, so that the ordinary batch does not pay for asking. */

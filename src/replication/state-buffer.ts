@@ -18,6 +18,8 @@ const sampledKeys = 64;
 /** As many pieces as a batch is sent in. */
 const maxLent = 5;
 
+const zeroDigit = 0x30;
+
 export const nullLength = -1;
 export const unchangedLength = -2;
 
@@ -127,7 +129,7 @@ export class StateBuffer {
   }
 
   /** One column of some states as a binary array. */
-  columnOf(indices: readonly number[], position: number, elementOid: number): Buffer {
+  columnOf(indices: Int32Array, position: number, elementOid: number): Buffer {
     let size = arrayHeaderBytes;
     let hasNulls = false;
     for (const index of indices) {
@@ -148,9 +150,8 @@ export class StateBuffer {
   }
 
   /** A state as a tuple of a binary COPY of its `carried` columns. Gives where it ends. */
-  copyTuple(index: number, carried: readonly boolean[], target: { to: Buffer; at: number }): number {
-    const { to } = target;
-    let at = target.at + 2;
+  copyTuple(index: number, carried: readonly boolean[], to: Buffer, start: number): number {
+    let at = start + 2;
     let count = 0;
     let from = this.starts[index]! + 12;
     for (let i = 0; i < carried.length; i++) {
@@ -162,7 +163,7 @@ export class StateBuffer {
       }
       from += length + 4;
     }
-    to.writeInt16BE(count, target.at);
+    to.writeInt16BE(count, start);
     return at;
   }
 
@@ -208,15 +209,16 @@ export class StateBuffer {
   }
 
   /** One state a key, in the order of the keys. `replacing`: what the higher one is, given that which it follows. */
-  highest(replacing = (later: number, _earlier: number): number => later): number[] {
-    const indices: number[] = [];
-    for (const index of keyOrder(this)) {
-      const last = indices.length - 1;
-      const earlier = indices[last];
-      if (earlier === undefined || !this.sameKey(earlier, index)) indices.push(index);
-      else if (this.outranks(index, earlier)) indices[last] = replacing(index, earlier);
+  highest(replacing = (later: number, _earlier: number): number => later): Int32Array {
+    // Each takes the place of one that was looked at before.
+    const indices = keyOrder(this);
+    let count = 0;
+    for (const index of indices) {
+      const earlier = indices[count - 1]!;
+      if (count === 0 || !this.sameKey(earlier, index)) indices[count++] = index;
+      else if (this.outranks(index, earlier)) indices[count - 1] = replacing(index, earlier);
     }
-    return indices;
+    return indices.subarray(0, count);
   }
 
   /**
@@ -227,7 +229,7 @@ export class StateBuffer {
     if (!this.#repeatsKeys() || this.shapes.some((shape) => shape.unchanged.length > 0)) {
       return;
     }
-    this.#keep(Int32Array.from(this.highest()).sort());
+    this.#keep(this.highest().sort());
   }
 
   /**
@@ -325,55 +327,46 @@ export class StateBuffer {
       this.#move({ from: 0, to: index, size: 2 * index });
     }
     this.starts[index] = start;
-    this.versions[index] = this.#bigint(layout.version);
-    if (layout.base >= 0) {
-      this.bases[index] = this.#bigint(layout.base);
-    }
+    this.#note(this.versions, index, layout.version);
+    if (layout.base >= 0) this.#note(this.bases, index, layout.base);
     this.firsts[index] = this.#isZero(layout.prev) ? 1 : 0;
-    this.prefixes[index] = this.#prefix();
+    this.#notePrefix(index);
     this.shapes.push(shape);
     this.end = end;
   }
 
-  /** Of the state being appended. */
-  #prefix(): number {
+  /** Of the state being appended. Not given but written: a number on its way may be an object. So is a bigint below. */
+  #notePrefix(index: number): void {
     const { key, table } = this.layout;
     const at = this.#fields[key[0]!]!;
-    for (const position of key) {
-      if (this.#view.getInt32(this.#fields[position]! + 4) < 0)
+    for (let i = 0; i < key.length; i++) {
+      if (this.#view.getInt32(this.#fields[key[i]!]! + 4) < 0)
         throw new Error(`${table.name}: a change without its key`);
     }
-    const length = this.#view.getInt32(at + 4);
-    if (key.length === 1 && length >= prefixBytes) {
-      return this.#view.getUint32(at + 8) * 65_536 + this.#view.getUint16(at + 12);
+    if (key.length === 1 && this.#view.getInt32(at + 4) >= prefixBytes) {
+      this.prefixes[index] =
+        (this.#view.getInt32(at + 8) >>> 0) * 65_536 + (this.#view.getInt32(at + 10) & 0xffff);
+      return;
     }
-    return keyPrefix(
-      keyText(
-        this.bytes,
-        key.map((position) => this.#fields[position]! + 4),
-      ),
-    );
+    const lengths = key.map((position) => this.#fields[position]! + 4);
+    this.prefixes[index] = keyPrefix(keyText(this.bytes, lengths));
   }
 
-  #bigint(position: number): bigint {
+  #note(numbers: BigInt64Array, index: number, position: number): void {
     const at = this.#fields[position]!;
     const length = this.#view.getInt32(at + 4);
-    if (length < 0) {
-      return 0n;
-    }
-    return this.layout.format === "binary"
-      ? this.#view.getBigInt64(at + 8)
-      : BigInt(this.bytes.toString("latin1", at + 8, at + 8 + length));
+    if (length < 0) numbers[index] = 0n;
+    else if (this.layout.format === "binary") numbers[index] = this.#view.getBigInt64(at + 8);
+    else numbers[index] = BigInt(this.bytes.toString("latin1", at + 8, at + 8 + length));
   }
 
   /** A field of the state being appended which is a bigint: whether it is NULL or 0. */
   #isZero(position: number): boolean {
     const at = this.#fields[position]!;
-    if (this.layout.format === "text") return this.#bigint(position) === 0n;
-    return (
-      this.#view.getInt32(at + 4) < 0 ||
-      (this.#view.getInt32(at + 8) === 0 && this.#view.getInt32(at + 12) === 0)
-    );
+    const length = this.#view.getInt32(at + 4);
+    if (length < 0) return true;
+    if (this.layout.format === "text") return length === 1 && this.bytes[at + 8] === zeroDigit;
+    return this.#view.getInt32(at + 8) === 0 && this.#view.getInt32(at + 12) === 0;
   }
 
   /** The numbers of a part of the states to new arrays. */

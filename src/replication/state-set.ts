@@ -14,7 +14,7 @@ const copyTrailer = Buffer.from([0xff, 0xff]);
 /** A set of states of one shape in a buffer that grows no more: indices of states, in the order of their keys. */
 export class BufferedStates implements StateSet {
   readonly #buffer: StateBuffer;
-  readonly #indices: readonly number[];
+  readonly #indices: Int32Array;
   readonly #shape: Shape;
   /** Where a collapsed state's unchanged columns are those of an older version than its `prev`. */
   readonly #since: ReadonlyMap<number, bigint>;
@@ -23,7 +23,7 @@ export class BufferedStates implements StateSet {
 
   constructor(
     buffer: StateBuffer,
-    indices: readonly number[],
+    indices: Int32Array,
     { shape, since = new Map() }: { readonly shape: Shape; readonly since?: ReadonlyMap<number, bigint> },
   ) {
     this.#buffer = buffer;
@@ -88,7 +88,7 @@ export class BufferedStates implements StateSet {
     // Smaller in any case: a state loses the types of its fields, and gains nothing.
     const data = this.#buffer.lend(copyHeader.length + this.bytes + copyTrailer.length);
     let at = copyHeader.copy(data);
-    for (const i of this.#indices) at = this.#buffer.copyTuple(i, carried, { to: data, at });
+    for (const i of this.#indices) at = this.#buffer.copyTuple(i, carried, data, at);
     at += copyTrailer.copy(data, at);
     return data.subarray(0, at);
   }
@@ -146,14 +146,14 @@ export class BufferedStates implements StateSet {
   }
 
   slice(start: number, end: number): StateSet {
-    return this.#subset(this.#indices.slice(start, end));
+    return this.#subset(this.#indices.subarray(start, end));
   }
 
   pick(indices: readonly number[]): StateSet {
-    return this.#subset(indices.map((index) => this.#at(index)));
+    return this.#subset(Int32Array.from(indices, (index) => this.#at(index)));
   }
 
-  #subset(indices: readonly number[]): StateSet {
+  #subset(indices: Int32Array): StateSet {
     return new BufferedStates(this.#buffer, indices, { shape: this.#shape, since: this.#since });
   }
 
@@ -202,7 +202,7 @@ export class BufferedStates implements StateSet {
   }
 
   #literalArray(): Buffer {
-    const literals = this.#indices.map((i) => {
+    const literals = Array.from(this.#indices, (i) => {
       const fields = this.#buffer.fieldsOf(i).map(({ offset, length }) =>
         // Quoting touches single bytes of ASCII only, so the text's encoding does not matter.
         length < 0 ? "" : quoteField(this.#buffer.bytes.toString("latin1", offset, offset + length)),

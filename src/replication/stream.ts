@@ -8,7 +8,7 @@ import { readBytes, takeCopyData } from "../postgres/copy-data.ts";
 import { identifier, literal } from "../postgres/identifiers.ts";
 import type { Line } from "../postgres/line.ts";
 import { withTls } from "../postgres/tls.ts";
-import { postgresEpoch } from "./decode.ts";
+import { postgresEpoch } from "./commit-point.ts";
 import { formatLsn } from "./lsn.ts";
 import { memorySql, pgoutputOptions, type PgoutputOptions } from "./pgoutput.ts";
 import type { WalsenderState } from "./slot.ts";

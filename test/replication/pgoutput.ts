@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import type { Column, ReplicatedTable } from "../../src/postgres/table.ts";
-import { postgresEpoch } from "../../src/replication/decode.ts";
+import { postgresEpoch } from "../../src/replication/commit-point.ts";
 
 /** Writes what pgoutput sends, for tests that need no server. */
 
