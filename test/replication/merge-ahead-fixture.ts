@@ -102,6 +102,11 @@ export class AheadScene implements AsyncDisposable {
     return batchUntil(BigInt(endLsn), batchOf(this.region.table("t"), given));
   }
 
+  /** Two batches that have no key in common. */
+  apart(): [Batch, Batch] {
+    return [this.batch(10, put("a", 1)), this.batch(20, put("b", 2))];
+  }
+
   /** What others see at one moment. */
   async seen(by?: Client): Promise<Seen> {
     const sql = `SELECT (SELECT (lsn - '0/0')::int FROM coregent.progress WHERE origin = 2) AS lsn,

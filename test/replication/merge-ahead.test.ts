@@ -27,37 +27,39 @@ const countAhead = (): (() => number) => {
   return () => take.mock.results.filter(({ value }) => value !== null).length;
 };
 
-test("the next batch is merged while one waits, and nothing of it can be seen before that is committed", async () => {
-  await using scene = await AheadScene.open(region);
-  const [a, b] = [scene.batch(10, put("a", 1)), scene.batch(20, put("b", 2))];
-  const { holder, done, ahead } = await scene.held(lockOfA, [a, b]);
+type Held = Pick<Awaited<ReturnType<AheadScene["held"]>>, "holder" | "done">;
+
+/** Nothing can be seen until the lock is given up; then the first of the batches, and with `next` the second. */
+const mergedInTurn = async (scene: AheadScene, { holder, done }: Held, next: Batch): Promise<void> => {
   expect(await scene.seen()).toEqual({ lsn: null, ids: [] });
   await holder.query("ROLLBACK");
   await done;
   expect(await scene.seen()).toEqual({ lsn: 10, ids: ["a"] });
-  await scene.local.merge(b);
+  await scene.local.merge(next);
   expect(await scene.seen()).toEqual({ lsn: 20, ids: ["a", "b"] });
+};
+
+test("the next batch is merged while one waits, and nothing of it can be seen before that is committed", async () => {
+  await using scene = await AheadScene.open(region);
+  const [a, b] = scene.apart();
+  const held = await scene.held(lockOfA, [a, b]);
+  await mergedInTurn(scene, held, b);
   // Not merged anew.
   expect(await region.db.query("SELECT xmin::text AS xid FROM t WHERE id = 'b'")).toEqual([
-    { xid: ahead.xid },
+    { xid: held.ahead.xid },
   ]);
   expect(await scene.aheads()).toMatchObject([{ state: "idle", xid: null, locks: 0 }]);
 });
 
 test("a batch that yields to a local writer is tried again, and the one that was begun with it anew", async () => {
   await using scene = await AheadScene.open(region, "300ms");
-  const [a, b] = [scene.batch(10, put("a", 1)), scene.batch(20, put("b", 2))];
-  const { holder, done } = await scene.held(lockOfA, [a, b]);
+  const [a, b] = scene.apart();
+  const held = await scene.held(lockOfA, [a, b]);
   await eventually(async () => {
     expect(await scene.aheads()).toMatchObject([{ state: "idle", xid: null, locks: 0 }]);
   });
   expect(scene.local.status.errors.get("retry")).toBeGreaterThan(0);
-  expect(await scene.seen()).toEqual({ lsn: null, ids: [] });
-  await holder.query("ROLLBACK");
-  await done;
-  expect(await scene.seen()).toEqual({ lsn: 10, ids: ["a"] });
-  await scene.local.merge(b);
-  expect(await scene.seen()).toEqual({ lsn: 20, ids: ["a", "b"] });
+  await mergedInTurn(scene, held, b);
 });
 
 test("commits come in the peer's order, each with its progress, whichever session they come from", async () => {
@@ -192,7 +194,7 @@ test("a batch that waits for the next one, which waits for its turn, is tried ag
 
 test("a batch that was merged ahead and yields in its own turn is merged anew, with its states", async () => {
   await using scene = await AheadScene.open(region);
-  const [a, b] = [scene.batch(10, put("a", 1)), scene.batch(20, put("b", 2))];
+  const [a, b] = scene.apart();
   const { holder, done, ahead } = await scene.held(lockOfA, [a, b]);
   await holder.query("ROLLBACK");
   await done;
@@ -269,11 +271,8 @@ test.each([true, false])(
   "where the second session ends, nothing is lost, and the link goes on in its own unless states are merged in it (%s)",
   async (inIt) => {
     await using scene = await AheadScene.open(region);
-    const [a, b, c] = [
-      scene.batch(10, put("a", 1)),
-      scene.batch(20, put("b", 2)),
-      scene.batch(30, put("c", 3)),
-    ];
+    const [a, b] = scene.apart();
+    const c = scene.batch(30, put("c", 3));
     const end = async (pid: number): Promise<void> => {
       await region.db.query("SELECT pg_terminate_backend($1, 5000)", [pid]);
     };
@@ -382,7 +381,7 @@ test("of several links one has the second session, and gives it back when it is 
 test("a link that is current in the middle of a transaction keeps the session that has it", async () => {
   await using scene = await AheadScene.open(region);
   const { local } = scene;
-  const [a, b] = [scene.batch(10, put("a", 1)), scene.batch(20, put("b", 2))];
+  const [a, b] = scene.apart();
   const ahead = countAhead();
   await local.mergeAll([a, b]);
   expect(ahead()).toBe(1);
