@@ -127,6 +127,16 @@ const renamed = (scene: AheadScene): [Batch, Batch] => [
   scene.batch(20, put("heir", 3, { name: "n" })),
 ];
 
+/** The first of them can go on, and the second one, `next`, has its turn. */
+const renamedInTurn = async (scene: AheadScene, { holder, done }: Held, next: Batch): Promise<void> => {
+  await holder.query("ROLLBACK");
+  await done;
+  await scene.local.merge(next);
+  expect(await scene.seen()).toEqual({ lsn: 20, ids: ["a", "heir", "z"] });
+  await scene.nothingLost();
+  expect([...scene.local.status.errors]).toEqual([]);
+};
+
 test("what needs what the batch before has not given up yet is merged when it has", async () => {
   await using scene = await AheadScene.open(region);
   await scene.local.merge(scene.batch(1, ...nameInUse));
@@ -139,12 +149,7 @@ test("what needs what the batch before has not given up yet is merged when it ha
   await eventually(async () =>
     expect(await scene.aheads()).toMatchObject([{ state: "idle in transaction (aborted)" }]),
   );
-  await holder.query("ROLLBACK");
-  await done;
-  await scene.local.merge(b);
-  expect(await scene.seen()).toEqual({ lsn: 20, ids: ["a", "heir", "z"] });
-  await scene.nothingLost();
-  expect([...scene.local.status.errors]).toEqual([]);
+  await renamedInTurn(scene, { holder, done }, b);
 });
 
 test.each([true, false])(
@@ -164,12 +169,7 @@ test.each([true, false])(
       const failed = ahead?.state === "idle in transaction (aborted)";
       return failed || (inTime && (await scene.waits(aheadName)));
     });
-    await holder.query("ROLLBACK");
-    await done;
-    await scene.local.merge(b);
-    expect(await scene.seen()).toEqual({ lsn: 20, ids: ["a", "heir", "z"] });
-    await scene.nothingLost();
-    expect([...scene.local.status.errors]).toEqual([]);
+    await renamedInTurn(scene, { holder, done }, b);
   },
 );
 
