@@ -1,3 +1,4 @@
+import { nextTick } from "node:process";
 import type { Writable } from "node:stream";
 
 /**
@@ -12,4 +13,17 @@ export const corked = <T>(stream: Pick<Writable, "cork" | "uncork">, send: () =>
   } finally {
     stream.uncork();
   }
+};
+
+const corkedTurns = new WeakSet<object>();
+
+/** What anybody writes from now on in this turn of the event loop, and in the promises that it settles, goes in one piece. */
+export const corkTurn = (stream: Pick<Writable, "cork" | "uncork">): void => {
+  if (corkedTurns.has(stream)) return;
+  corkedTurns.add(stream);
+  stream.cork();
+  nextTick(() => {
+    corkedTurns.delete(stream);
+    stream.uncork();
+  });
 };

@@ -62,6 +62,7 @@ export class Inbox implements ChangeSink {
   readonly #flow: Flow;
   readonly #clock: InboxParts["clock"];
   readonly #patience: Nap;
+  readonly #due: Nap;
   /** What the source has before this position is a backlog. */
   #backlogEnd = 0n;
   #buffers = new Map<Layout, { readonly states: StateBuffer; whole: number }>();
@@ -79,14 +80,14 @@ export class Inbox implements ChangeSink {
   #keptAliveLsn = 0n;
   #paused = false;
   #failure: Error | null = null;
-  #waiting: { readonly resolve: (batch: Batch) => void; readonly reject: (reason: unknown) => void } | null =
-    null;
+  #waiting: Pick<PromiseWithResolvers<Batch | null>, "resolve" | "reject"> | null = null;
 
   constructor(limits: InboxLimits, flow: Flow, { clock, memory }: InboxParts) {
     this.#limits = limits;
     this.#flow = flow;
     this.#clock = clock;
     this.#patience = clock.nap();
+    this.#due = clock.nap();
     this.#memory = memory;
   }
 
@@ -192,19 +193,23 @@ export class Inbox implements ChangeSink {
   }
 
   /**
-   * What there is, as soon as it is one whole transaction, a piece of a huge one, or a keepalive.
+   * What there is, as soon as it is one whole transaction, a piece of a huge one, or a keepalive. Null: nothing was within `ms`.
    * @throws the stream's error, or the signal's reason
    */
-  async take(signal: AbortSignal): Promise<Batch> {
+  async take(ms: number, signal: AbortSignal): Promise<Batch | null> {
     signal.throwIfAborted();
     if (this.#waiting !== null) {
       throw new Error("the inbox has one taker");
     }
-    const { promise, resolve, reject } = Promise.withResolvers<Batch>();
+    const { promise, resolve, reject } = Promise.withResolvers<Batch | null>();
+    // From now on a batch stays here, for the next taker.
     const abort = (): void => {
-      // From now on a batch stays here, for the next taker.
       this.#waiting = null;
       reject(signal.reason);
+    };
+    const giveUp = (): void => {
+      if (this.#waiting?.resolve === resolve) this.#waiting = null;
+      resolve(null);
     };
     this.#waiting = { resolve, reject };
     signal.addEventListener("abort", abort, { once: true });
@@ -213,12 +218,14 @@ export class Inbox implements ChangeSink {
       if (this.#waiting !== null) {
         if (this.catchingUp) void this.#bePatient().catch(reject);
         else this.#memory.tidy(this.#clock.monotonic());
+        if (ms < Infinity) void this.#due.take(ms).then(giveUp);
         this.#flow.hurry();
       }
       return await promise;
     } finally {
       this.#waiting = null;
       this.#patience.end();
+      this.#due.end();
       signal.removeEventListener("abort", abort);
     }
   }

@@ -226,22 +226,8 @@ export class LinkStream {
   /** The next batch. While there is none, the position of an idle peer is recorded when it is time. */
   async #next(merger: TransactionMerger, ending: AbortSignal): Promise<Batch> {
     for (;;) {
-      const dueMs = merger.idleDueMs();
-      if (dueMs === null) {
-        return await this.#inbox.take(ending);
-      }
-      const due = new AbortController();
-      const taken = new AbortController();
-      void pause(this.#parts.context.clock, dueMs, taken.signal).then(() => due.abort());
-      try {
-        return await this.#inbox.take(AbortSignal.any([ending, due.signal]));
-      } catch (error) {
-        if (!due.signal.aborted || ending.aborted) {
-          throw error;
-        }
-      } finally {
-        taken.abort();
-      }
+      const batch = await this.#inbox.take(merger.idleDueMs() ?? Infinity, ending);
+      if (batch !== null) return batch;
       await merger.recordIdle();
     }
   }

@@ -1,5 +1,6 @@
 import type { Buffer } from "node:buffer";
 import { Query, type Client, type Connection, type QueryResult, type QueryResultRow } from "pg";
+import { corkTurn } from "../corked.ts";
 import { connect, mergeSettings } from "../postgres/client.ts";
 import { copyDataHeader } from "../postgres/copy-data.ts";
 import type { Line } from "../postgres/line.ts";
@@ -128,6 +129,7 @@ export class MergeSession implements AsyncDisposable {
   /** Its answer is not waited for: if the line has gone, what follows fails as well. */
   async begin(): Promise<void> {
     await this.#setUpOrigin();
+    corkTurn(this.client.connection.stream);
     this.client.query("BEGIN").catch(() => undefined);
     this.#open = true;
     this.#wroteLocally = false;
@@ -137,6 +139,7 @@ export class MergeSession implements AsyncDisposable {
   async commit(): Promise<void> {
     // The server filters each change by its own origin. A commit that bears one hides the whole transaction.
     if (this.#wroteLocally) await this.#resetOrigin();
+    corkTurn(this.client.connection.stream);
     const { command } = await this.client.query("COMMIT");
     this.#open = false;
     if (command !== "COMMIT") throw new NotCommitted(command);
@@ -182,6 +185,7 @@ export class MergeSession implements AsyncDisposable {
       name = `m${this.#epoch}_${this.#statements.size}`;
       this.#statements.set(text, name);
     }
+    corkTurn(this.client.connection.stream);
     return this.client.query<R>({ name, text, values: [...values] });
   }
 

@@ -7,7 +7,7 @@ describe("collapse", () => {
   const collapsed = async (...changes: Change[]): Promise<string[]> => {
     const source = new Source();
     source.transaction(...changes);
-    return contents(await source.inbox.take(soon()));
+    return contents(await source.take(soon()));
   };
 
   test("keeps the highest state of a key, by base before version, over rows and tombstones", async () => {
@@ -64,7 +64,7 @@ describe("collapse", () => {
               source.commit();
               ends.add(sent.length);
               if (after === "take") {
-                batches.push(await source.inbox.take(soon()));
+                batches.push(await source.take(soon()));
               }
               source.begin();
             }
@@ -73,7 +73,7 @@ describe("collapse", () => {
           ends.add(sent.length);
           let at = batches.reduce((sum, batch) => sum + batch.changes, 0);
           while (at < sent.length) {
-            const batch = await source.inbox.take(soon());
+            const batch = await source.take(soon());
             batches.push(batch);
             at += batch.changes;
           }

@@ -11,6 +11,7 @@ import { ensureSlot, inspectWalsender } from "../../src/replication/slot.ts";
 import { ReplicationStream, type StreamOptions } from "../../src/replication/stream.ts";
 import { systemClock } from "../../src/clock.ts";
 import { uniqueName, type TestDatabase } from "../support/database.ts";
+import { takeFrom } from "./inbox-source.ts";
 
 export const limits: InboxLimits = {
   maxBatchRows: 20_000,
@@ -115,7 +116,7 @@ export class Reader implements AsyncDisposable {
   }
 
   async take(timeoutMs = 10_000): Promise<Batch> {
-    return this.inbox.take(AbortSignal.timeout(timeoutMs));
+    return takeFrom(this.inbox, AbortSignal.timeout(timeoutMs));
   }
 
   /** The next batch that holds transactions. */

@@ -10,6 +10,13 @@ import { begin, commit, describeTable, insert, int64, sampleTable, update } from
 const table = sampleTable();
 const wide: InboxLimits = { maxBatchRows: 1000, maxBatchBytes: 1 << 20, maxBufferedBytes: 4 << 20 };
 
+/** The next batch, however long that takes. */
+export const takeFrom = async (inbox: Inbox, signal: AbortSignal): Promise<Batch> => {
+  const batch = await inbox.take(Infinity, signal);
+  if (batch === null) throw new Error("the inbox gave up");
+  return batch;
+};
+
 /** A source's stream into an inbox. */
 export class Source {
   readonly flow = {
@@ -64,6 +71,10 @@ export class Source {
     this.#lsn += 100n;
     this.#send(commit(this.#lsn));
     return this.#lsn;
+  }
+
+  take(signal: AbortSignal): Promise<Batch> {
+    return takeFrom(this.inbox, signal);
   }
 
   transaction(...changes: Change[]): bigint {

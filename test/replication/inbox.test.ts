@@ -6,12 +6,12 @@ import { contents, row, soon, Source } from "./inbox-source.ts";
 describe("the inbox", () => {
   test("hands out what there is: one transaction at first, then those which came meanwhile", async () => {
     const source = new Source();
-    const first = source.inbox.take(soon());
+    const first = source.take(soon());
     const one = source.transaction(row("a", 1n), row("b", 2n));
     expect(await first).toMatchObject({ transactions: 1, states: 2, endLsn: one, endsTransaction: true });
     source.transaction(row("a", 3n));
     const three = source.transaction(row("c", 4n));
-    const batch = await source.inbox.take(soon());
+    const batch = await source.take(soon());
     expect(batch).toMatchObject({ transactions: 2, changes: 2, endLsn: three });
     expect(batch.commitTime).toBe(1_700_000_000_000_000n + three - 100n);
     expect(contents(batch)).toEqual(["row a 0/3 a@3", "row c 0/4 c@4"]);
@@ -22,10 +22,10 @@ describe("the inbox", () => {
     const one = source.transaction(row("a", 1n));
     source.begin();
     source.change(row("b", 2n));
-    const batch = await source.inbox.take(soon());
+    const batch = await source.take(soon());
     expect(batch).toMatchObject({ transactions: 1, endLsn: one });
     expect(contents(batch)).toEqual(["row a 0/1 a@1"]);
-    const next = source.inbox.take(soon());
+    const next = source.take(soon());
     source.change(row("c", 3n));
     source.commit();
     expect(contents(await next)).toEqual(["row b 0/2 b@2", "row c 0/3 c@3"]);
@@ -39,12 +39,8 @@ describe("the inbox", () => {
       source.change(row(`k${i}`, 10n + i));
     }
     const end = source.commit();
-    const batches = [
-      await source.inbox.take(soon()),
-      await source.inbox.take(soon()),
-      await source.inbox.take(soon()),
-    ];
-    batches.push(await source.inbox.take(soon()));
+    const batches = [await source.take(soon()), await source.take(soon()), await source.take(soon())];
+    batches.push(await source.take(soon()));
     expect(
       batches.map(({ changes, endsTransaction, transactions }) => ({
         changes,
@@ -63,8 +59,8 @@ describe("the inbox", () => {
   test("a row larger than a batch is a piece of its own", async () => {
     const source = new Source({ maxBatchBytes: 1000 });
     source.transaction(row("a", 1n, { big: "x".repeat(5000) }), row("b", 2n));
-    expect(await source.inbox.take(soon())).toMatchObject({ states: 1, endsTransaction: false });
-    expect(await source.inbox.take(soon())).toMatchObject({ states: 1, endsTransaction: true });
+    expect(await source.take(soon())).toMatchObject({ states: 1, endsTransaction: false });
+    expect(await source.take(soon())).toMatchObject({ states: 1, endsTransaction: true });
   });
 
   test("pauses the source when it holds too much, and lets it go on when that was taken", async () => {
@@ -78,7 +74,7 @@ describe("the inbox", () => {
     expect(source.inbox.bufferedBytes).toBeLessThan(6_000);
     let taken = 0;
     while (source.flow.paused) {
-      taken += (await source.inbox.take(soon())).states;
+      taken += (await source.take(soon())).states;
     }
     expect(taken).toBeGreaterThan(0);
     expect(source.inbox.bufferedBytes).toBeLessThan(4_000);
@@ -96,7 +92,7 @@ describe("the inbox", () => {
         }
         source.commit();
       }
-      const batch = await source.inbox.take(soon());
+      const batch = await source.take(soon());
       expect(batch).toMatchObject({ changes: 4_000, states: 100, transactions: 4_000 / perTransaction });
       expect(contents(batch).sort()[0]).toBe("row k0 0/4000 k0@4000");
     }
@@ -107,7 +103,7 @@ describe("the inbox", () => {
     const taker = (source: Source): Batch[] => {
       const batches: Batch[] = [];
       const take = async (): Promise<void> => {
-        for (;;) batches.push(await source.inbox.take(soon(5_000)));
+        for (;;) batches.push(await source.take(soon(5_000)));
       };
       take().catch(() => undefined);
       return batches;
@@ -178,7 +174,7 @@ describe("the inbox", () => {
         for (let i = 0; i < 120; i++) {
           source.transaction(row(`k${i}`, BigInt(1000 * round + i + 1), { big: "x".repeat(1_500) }));
         }
-        const batch = await source.inbox.take(soon());
+        const batch = await source.take(soon());
         used.add(batch.tables[0]!.rows.field(0, "big")!.buffer);
         if (releases) batch.release();
       }
@@ -191,9 +187,9 @@ describe("the inbox", () => {
   test("hurries the source only when the taker has to wait", async () => {
     const source = new Source();
     source.transaction(row("a", 1n));
-    await source.inbox.take(soon());
+    await source.take(soon());
     expect([source.inbox.awaited, source.flow.hurried]).toEqual([false, 0]);
-    const taken = source.inbox.take(soon());
+    const taken = source.take(soon());
     expect([source.inbox.awaited, source.flow.hurried]).toEqual([true, 1]);
     source.transaction(row("b", 2n));
     expect(source.inbox.awaited).toBe(false);
@@ -203,7 +199,7 @@ describe("the inbox", () => {
   test("a keepalive is handed out when nothing is outstanding, and not before what came before it", async () => {
     const source = new Source();
     source.inbox.keepalive(50n, 7n);
-    expect(await source.inbox.take(soon())).toMatchObject({
+    expect(await source.take(soon())).toMatchObject({
       endLsn: 50n,
       commitTime: 7n,
       states: 0,
@@ -211,8 +207,8 @@ describe("the inbox", () => {
     });
     source.transaction(row("a", 1n));
     source.inbox.keepalive(150n, 8n);
-    expect(await source.inbox.take(soon())).toMatchObject({ endLsn: 100n, states: 1 });
-    expect(await source.inbox.take(soon())).toMatchObject({ endLsn: 150n, states: 0 });
+    expect(await source.take(soon())).toMatchObject({ endLsn: 100n, states: 1 });
+    expect(await source.take(soon())).toMatchObject({ endLsn: 150n, states: 0 });
   });
 
   test("a keepalive in the middle of a transaction says nothing", async () => {
@@ -221,25 +217,40 @@ describe("the inbox", () => {
     source.change(row("a", 1n));
     source.inbox.keepalive(5_000n, 7n);
     source.commit();
-    expect(await source.inbox.take(soon())).toMatchObject({ endLsn: 100n });
-    await expect(source.inbox.take(soon(20))).rejects.toMatchObject({ name: "TimeoutError" });
+    expect(await source.take(soon())).toMatchObject({ endLsn: 100n });
+    await expect(source.take(soon(20))).rejects.toMatchObject({ name: "TimeoutError" });
   });
 
   test("what was received whole is still handed out after the stream has failed, then its error", async () => {
     const source = new Source();
     source.transaction(row("a", 1n));
     source.inbox.fail(new Error("lost"));
-    expect(await source.inbox.take(soon())).toMatchObject({ states: 1 });
-    await expect(source.inbox.take(soon())).rejects.toThrow("lost");
+    expect(await source.take(soon())).toMatchObject({ states: 1 });
+    await expect(source.take(soon())).rejects.toThrow("lost");
   });
 
   test("a taker that gives up loses nothing", async () => {
     const source = new Source();
     const stop = new AbortController();
-    const given = source.inbox.take(stop.signal);
+    const given = source.take(stop.signal);
     stop.abort(new Error("enough"));
     source.transaction(row("a", 1n));
     await expect(given).rejects.toThrow("enough");
-    expect(await source.inbox.take(soon())).toMatchObject({ states: 1 });
+    expect(await source.take(soon())).toMatchObject({ states: 1 });
+  });
+
+  test("nor does one that waits for so long and no longer; the time of the one before does not count for the next", async () => {
+    const source = new Source();
+    const short = source.inbox.take(10, soon());
+    await source.time.goOn(9);
+    source.transaction(row("a", 1n));
+    expect(await short).toMatchObject({ states: 1 });
+    const none = source.inbox.take(10, soon());
+    await source.time.goOn(9);
+    expect(source.inbox.awaited).toBe(true);
+    await source.time.goOn(1);
+    expect(await none).toBeNull();
+    source.transaction(row("b", 2n));
+    expect(await source.inbox.take(10, soon())).toMatchObject({ states: 1 });
   });
 });
