@@ -22,8 +22,10 @@ export const corkTurn = (stream: Pick<Writable, "cork" | "uncork">): void => {
   if (corkedTurns.has(stream)) return;
   corkedTurns.add(stream);
   stream.cork();
-  nextTick(() => {
-    corkedTurns.delete(stream);
-    stream.uncork();
-  });
+  nextTick(() => uncorkTurn(stream));
+};
+
+/** What was written in this turn goes now, and what follows by itself: it is large, and more is made ready while it is received. */
+export const uncorkTurn = (stream: Pick<Writable, "uncork">): void => {
+  if (corkedTurns.delete(stream)) stream.uncork();
 };

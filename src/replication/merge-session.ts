@@ -1,6 +1,6 @@
 import type { Buffer } from "node:buffer";
 import { Query, type Client, type Connection, type QueryResult, type QueryResultRow } from "pg";
-import { corkTurn } from "../corked.ts";
+import { corkTurn, uncorkTurn } from "../corked.ts";
 import { connect, mergeSettings } from "../postgres/client.ts";
 import { copyDataHeader } from "../postgres/copy-data.ts";
 import type { Line } from "../postgres/line.ts";
@@ -39,6 +39,9 @@ const planSettings: Readonly<Record<string, string>> = {
 const keptBlockBytes = 16 * 1024 * 1024;
 
 const copyChunkBytes = 256 * 1024;
+
+const largeBytes = 64 * 1024;
+const isLarge = (value: unknown): boolean => value instanceof Uint8Array && value.length > largeBytes;
 
 /** What the driver's type leaves out. */
 interface CopySender {
@@ -185,13 +188,16 @@ export class MergeSession implements AsyncDisposable {
       name = `m${this.#epoch}_${this.#statements.size}`;
       this.#statements.set(text, name);
     }
-    corkTurn(this.client.connection.stream);
+    const { stream } = this.client.connection;
+    if (values.some(isLarge)) uncorkTurn(stream);
+    else corkTurn(stream);
     return this.client.query<R>({ name, text, values: [...values] });
   }
 
   /** A COPY ... FROM STDIN with its data, which is sent without waiting until the server asks for it. */
   async copyIn(text: string, data: Buffer): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
+    uncorkTurn(this.client.connection.stream);
     const query = new Query(text, (error?: Error | null) => (error ? reject(error) : resolve()));
     const submit = (connection: Connection & CopySender): void => {
       connection.stream.cork();
