@@ -17,7 +17,7 @@ export const corked = <T>(stream: Pick<Writable, "cork" | "uncork">, send: () =>
 
 const corkedTurns = new WeakSet<object>();
 
-/** What anybody writes from now on in this turn of the event loop, and in the promises that it settles, goes in one piece. */
+/** What anybody writes from now on in this turn of the event loop, until the promises that are settled have been heard, goes in one piece. */
 export const corkTurn = (stream: Pick<Writable, "cork" | "uncork">): void => {
   if (corkedTurns.has(stream)) return;
   corkedTurns.add(stream);
@@ -25,7 +25,7 @@ export const corkTurn = (stream: Pick<Writable, "cork" | "uncork">): void => {
   nextTick(() => uncorkTurn(stream));
 };
 
-/** What was written in this turn goes now, and what follows by itself: it is large, and more is made ready while it is received. */
+/** What was written in this turn goes now, and what follows too, until the next `corkTurn`. */
 export const uncorkTurn = (stream: Pick<Writable, "uncork">): void => {
   if (corkedTurns.delete(stream)) stream.uncork();
 };

@@ -25,6 +25,7 @@ export const runAgent = async (context: AgentContext, signal: AbortSignal): Prom
   while (!signal.aborted) {
     const lock = await takeLock(context);
     if (lock === null) {
+      memory.tidy(context.clock.monotonic());
       await pause(context.clock, lockRetryMs, signal);
       continue;
     }

@@ -95,9 +95,10 @@ const filled = (rows: StateBuffer, { later, earlier, since }: Succession): numbe
 };
 
 const setsOf = (rows: StateBuffer, alive: Int32Array, since: ReadonlyMap<number, bigint>): StateSet[] => {
-  const first = alive.length === 0 ? undefined : rows.shapes[alive[0]!]!;
-  if (first !== undefined && alive.every((index) => rows.shapes[index] === first)) {
-    return [new BufferedStates(rows, alive, { shape: first, since })];
+  if (alive.length === 0) return [];
+  const shape = rows.shapes[alive[0]!]!;
+  if (alive.every((index) => rows.shapes[index] === shape)) {
+    return [new BufferedStates(rows, alive, { shape, since })];
   }
   const groups = new Map<string, number[]>();
   for (const index of alive) {

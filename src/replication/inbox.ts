@@ -25,8 +25,8 @@ export interface Flow {
 }
 
 export interface InboxParts {
-  readonly clock: Pick<Clock, "monotonic" | "nap">;
-  /** Of batches that were merged. */
+  readonly clock: Pick<Clock, "nap">;
+  /** For batches; given back when they are merged. */
   readonly memory: SpareMemory;
 }
 
@@ -35,6 +35,13 @@ interface Held {
   states: number;
   bytes: number;
 }
+
+/** For each transaction: an object to assign from would be one more. */
+const empty = (held: Held & { changes: number }): void => {
+  held.changes = 0;
+  held.states = 0;
+  held.bytes = 0;
+};
 
 /** In a backlog, batches are of at least this part of the largest, or of what has come within so many ms. */
 const leastShare = 4;
@@ -60,7 +67,6 @@ interface Keepalive {
 export class Inbox implements ChangeSink {
   readonly #limits: InboxLimits;
   readonly #flow: Flow;
-  readonly #clock: InboxParts["clock"];
   readonly #patience: Nap;
   readonly #due: Nap;
   /** What the source has before this position is a backlog. */
@@ -85,7 +91,6 @@ export class Inbox implements ChangeSink {
   constructor(limits: InboxLimits, flow: Flow, { clock, memory }: InboxParts) {
     this.#limits = limits;
     this.#flow = flow;
-    this.#clock = clock;
     this.#patience = clock.nap();
     this.#due = clock.nap();
     this.#memory = memory;
@@ -166,9 +171,7 @@ export class Inbox implements ChangeSink {
     whole.bytes += open.bytes;
     whole.transactions += 1;
     this.#lastCommit.copy(point);
-    open.changes = 0;
-    open.states = 0;
-    open.bytes = 0;
+    empty(open);
     open.active = false;
     if (this.#exceeds(whole) && !this.#shrink(whole)) {
       this.#close(true);
@@ -202,7 +205,7 @@ export class Inbox implements ChangeSink {
       throw new Error("the inbox has one taker");
     }
     const { promise, resolve, reject } = Promise.withResolvers<Batch | null>();
-    // From now on a batch stays here, for the next taker.
+    // After either of these a batch stays here, for the next taker.
     const abort = (): void => {
       this.#waiting = null;
       reject(signal.reason);
@@ -217,7 +220,6 @@ export class Inbox implements ChangeSink {
       this.#advance();
       if (this.#waiting !== null) {
         if (this.catchingUp) void this.#bePatient().catch(reject);
-        else this.#memory.tidy(this.#clock.monotonic());
         if (ms < Infinity) void this.#due.take(ms).then(giveUp);
         this.#flow.hurry();
       }
@@ -316,7 +318,7 @@ export class Inbox implements ChangeSink {
       }
       const { changes, states, bytes } = this.#open;
       Object.assign(this.#whole, { changes, states, bytes });
-      Object.assign(this.#open, { changes: 0, states: 0, bytes: 0 });
+      empty(this.#open);
       this.#close(false);
     }
     this.#advance();
@@ -362,7 +364,8 @@ export class Inbox implements ChangeSink {
     });
     this.#closedBytes += bytes;
     this.#skipped = new Map();
-    Object.assign(this.#whole, { changes: 0, states: 0, bytes: 0, transactions: 0 });
+    empty(this.#whole);
+    this.#whole.transactions = 0;
   }
 
   #detach(used: StateBuffer[]): TableBatch[] {

@@ -33,6 +33,7 @@ export class LinkSet {
   async run(): Promise<void> {
     while (!this.#signal.aborted) {
       await this.#follow(this.#context.topology().peers);
+      this.#shared.memory.tidy(this.#context.clock.monotonic());
       await this.#context.clock.beat(topologyCheckMs, this.#signal);
     }
     await Promise.all([...this.#running.values()].map((running) => running.done));

@@ -94,8 +94,7 @@ export class Link {
   async #attempt(signal: AbortSignal): Promise<void> {
     this.#enter("connecting");
     const context = this.#context;
-    const { peer, memory } = this.#parts;
-    memory.tidy(context.clock.monotonic());
+    const { peer } = this.#parts;
     const slug = clusterSlug(context.cluster);
     await using source = await SourceSession.open(peer, context, signal);
     WrongPeer.check(source.identity, peer, context.cluster);
@@ -138,7 +137,7 @@ export class Link {
         status: this.#parts.status,
         sweeper: this.#parts.sweeper,
         spare: this.#parts.spare,
-        memory,
+        memory: this.#parts.memory,
         logger: this.#logger,
         slot: this.#slot,
         source,

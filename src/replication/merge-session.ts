@@ -40,6 +40,7 @@ const keptBlockBytes = 16 * 1024 * 1024;
 
 const copyChunkBytes = 256 * 1024;
 
+/** What is larger goes at once, as COPY does: the server works on it while more is made ready. */
 const largeBytes = 64 * 1024;
 const isLarge = (value: unknown): boolean => value instanceof Uint8Array && value.length > largeBytes;
 
@@ -132,7 +133,7 @@ export class MergeSession implements AsyncDisposable {
   /** Its answer is not waited for: if the line has gone, what follows fails as well. */
   async begin(): Promise<void> {
     await this.#setUpOrigin();
-    corkTurn(this.client.connection.stream);
+    corkTurn(this.#stream);
     this.client.query("BEGIN").catch(() => undefined);
     this.#open = true;
     this.#wroteLocally = false;
@@ -142,7 +143,7 @@ export class MergeSession implements AsyncDisposable {
   async commit(): Promise<void> {
     // The server filters each change by its own origin. A commit that bears one hides the whole transaction.
     if (this.#wroteLocally) await this.#resetOrigin();
-    corkTurn(this.client.connection.stream);
+    corkTurn(this.#stream);
     const { command } = await this.client.query("COMMIT");
     this.#open = false;
     if (command !== "COMMIT") throw new NotCommitted(command);
@@ -188,16 +189,15 @@ export class MergeSession implements AsyncDisposable {
       name = `m${this.#epoch}_${this.#statements.size}`;
       this.#statements.set(text, name);
     }
-    const { stream } = this.client.connection;
-    if (values.some(isLarge)) uncorkTurn(stream);
-    else corkTurn(stream);
+    if (values.some(isLarge)) uncorkTurn(this.#stream);
+    else corkTurn(this.#stream);
     return this.client.query<R>({ name, text, values: [...values] });
   }
 
   /** A COPY ... FROM STDIN with its data, which is sent without waiting until the server asks for it. */
   async copyIn(text: string, data: Buffer): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    uncorkTurn(this.client.connection.stream);
+    uncorkTurn(this.#stream);
     const query = new Query(text, (error?: Error | null) => (error ? reject(error) : resolve()));
     const submit = (connection: Connection & CopySender): void => {
       connection.stream.cork();
@@ -256,6 +256,10 @@ export class MergeSession implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.client.end().catch(() => undefined);
+  }
+
+  get #stream(): Connection["stream"] {
+    return this.client.connection.stream;
   }
 
   async #resetOrigin(): Promise<void> {

@@ -212,10 +212,10 @@ export class StateBuffer {
   highest(replacing = (later: number, _earlier: number): number => later): Int32Array {
     // Each takes the place of one that was looked at before.
     const indices = keyOrder(this);
-    let count = 0;
-    for (const index of indices) {
+    let count = Math.min(1, indices.length);
+    for (const index of indices.subarray(count)) {
       const earlier = indices[count - 1]!;
-      if (count === 0 || !this.sameKey(earlier, index)) indices[count++] = index;
+      if (!this.sameKey(earlier, index)) indices[count++] = index;
       else if (this.outranks(index, earlier)) indices[count - 1] = replacing(index, earlier);
     }
     return indices.subarray(0, count);
@@ -274,6 +274,7 @@ export class StateBuffer {
   release(): void {
     for (const memory of [this.bytes, ...this.#lent.splice(0)]) this.#memory.give(memory);
     this.bytes = Buffer.alloc(0);
+    this.#view = viewOf(this.bytes);
     this.end = 0;
   }
 
@@ -335,7 +336,7 @@ export class StateBuffer {
     this.end = end;
   }
 
-  /** Of the state being appended. Not given but written: a number on its way may be an object. So is a bigint below. */
+  /** Of the state being appended. Not given but written: a number on its way may be an object, as a bigint always is. */
   #notePrefix(index: number): void {
     const { key, table } = this.layout;
     const at = this.#fields[key[0]!]!;

@@ -211,6 +211,22 @@ describe("the inbox", () => {
     expect(await source.take(soon())).toMatchObject({ endLsn: 150n, states: 0 });
   });
 
+  test("a keepalive that says nothing new is not handed out", async () => {
+    const source = new Source();
+    source.transaction(row("a", 1n));
+    await source.take(soon());
+    const none = source.inbox.take(10, soon());
+    for (const lsn of [90n, 100n]) source.inbox.keepalive(lsn, 7n);
+    await source.time.goOn(10);
+    expect(await none).toBeNull();
+    source.inbox.keepalive(150n, 7n);
+    expect(await source.take(soon())).toMatchObject({ endLsn: 150n });
+    const again = source.inbox.take(10, soon());
+    source.inbox.keepalive(150n, 8n);
+    await source.time.goOn(10);
+    expect(await again).toBeNull();
+  });
+
   test("a keepalive in the middle of a transaction says nothing", async () => {
     const source = new Source();
     source.begin();
@@ -237,6 +253,19 @@ describe("the inbox", () => {
     source.transaction(row("a", 1n));
     await expect(given).rejects.toThrow("enough");
     expect(await source.take(soon())).toMatchObject({ states: 1 });
+  });
+
+  test("nor does one that gives up while its time runs, which is over then", async () => {
+    const source = new Source();
+    const stop = new AbortController();
+    const given = source.inbox.take(10, stop.signal);
+    stop.abort(new Error("enough"));
+    await expect(given).rejects.toThrow("enough");
+    const next = source.inbox.take(20, soon());
+    await source.time.goOn(15);
+    expect(source.inbox.awaited).toBe(true);
+    source.transaction(row("a", 1n));
+    expect(await next).toMatchObject({ states: 1 });
   });
 
   test("nor does one that waits for so long and no longer; the time of the one before does not count for the next", async () => {
