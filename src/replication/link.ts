@@ -132,12 +132,8 @@ export class Link {
         ending,
       );
       await new LinkStream({
+        ...this.#parts,
         context,
-        peer,
-        status: this.#parts.status,
-        sweeper: this.#parts.sweeper,
-        spare: this.#parts.spare,
-        memory: this.#parts.memory,
         logger: this.#logger,
         slot: this.#slot,
         source,

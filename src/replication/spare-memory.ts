@@ -7,8 +7,9 @@ const mostTimes = 8;
 const keptMs = 60_000;
 
 /**
- * Memory that is used again, by any link of an agent: who gives some neither reads it any more nor has a write of it pending. Large pieces that come and go are slow to get, and since they lie outside of V8's heap, V8
- * collects the whole heap whenever they have grown by some 30 MB.
+ * Memory that is used again, by any link of an agent: who gives some neither reads it any more nor has a write of it pending.
+ * Large pieces that come and go are slow to get, and since they lie outside of V8's heap, V8 collects the whole heap
+ * whenever they have grown by some 30 MB.
  */
 export class SpareMemory {
   readonly #mostBytes: number;
