@@ -82,6 +82,7 @@ export class MergeSession implements AsyncDisposable {
   /** The open transaction has written rows of our own: it must be committed without the origin. */
   #wroteLocally = false;
   #statements = new Map<string, string>();
+  #asked = 0;
   #epoch = 0;
   #open = false;
 
@@ -128,6 +129,11 @@ export class MergeSession implements AsyncDisposable {
 
   get inTransaction(): boolean {
     return this.#open;
+  }
+
+  /** How many statements were asked by `query` and `copyIn`. */
+  get asked(): number {
+    return this.#asked;
   }
 
   /** Its answer is not waited for: if the line has gone, what follows fails as well. */
@@ -184,6 +190,7 @@ export class MergeSession implements AsyncDisposable {
     text: string,
     values: readonly unknown[] = [],
   ): Promise<QueryResult<R>> {
+    this.#asked += 1;
     let name = this.#statements.get(text);
     if (name === undefined) {
       name = `m${this.#epoch}_${this.#statements.size}`;
@@ -196,6 +203,7 @@ export class MergeSession implements AsyncDisposable {
 
   /** A COPY ... FROM STDIN with its data, which is sent without waiting until the server asks for it. */
   async copyIn(text: string, data: Buffer): Promise<void> {
+    this.#asked += 1;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     uncorkTurn(this.#stream);
     const query = new Query(text, (error?: Error | null) => (error ? reject(error) : resolve()));

@@ -16,6 +16,7 @@ import {
   buryCopied,
   buryRows,
   holdsTombstones,
+  lookForTombstones,
   meetTombstones,
   nothingSwept,
   sweepKeys,
@@ -79,7 +80,7 @@ export const mergeStates = async (
     merges.push({ part: await merge.copy(part), merge });
   }
   if (options.careful === true) for (const { part, merge } of merges) await merge.apply(part);
-  else await together(merges.map(({ part, merge }) => merge.apply(part)));
+  else await applyAndLook(session, merges);
   await together(merges.map(({ merge }) => merge.sweep()));
   const settle = async (): Promise<MergeReport> => {
     for (const { merge } of merges) await merge.settle();
@@ -90,6 +91,19 @@ export const mergeStates = async (
     return counts.report();
   };
   return { settle };
+};
+
+/** What most batches need is asked at once: the states, and behind them all whether a tombstone is held of their keys. */
+const applyAndLook = async (
+  session: MergeSession,
+  merges: readonly { readonly part: TableBatch; readonly merge: TableMerge }[],
+): Promise<void> => {
+  const applied = merges.map(({ part, merge }) => merge.apply(part));
+  const looked = merges.map(({ part, merge }) => merge.look(part));
+  const { asked } = session;
+  await together([...applied, ...looked]);
+  // What was asked since may have merged more, and waited for others: the sweep is to look by itself.
+  if (session.asked > asked) for (const { merge } of merges) merge.forgetLook();
 };
 
 /** Below so many new keys of a relation other statements cost less than COPY. */
@@ -115,6 +129,8 @@ class TableMerge {
   readonly #merged: StateSet[] = [];
   /** Those of them that have not been swept. */
   readonly #unswept: StateSet[] = [];
+  /** Those of which no tombstone is held. */
+  readonly #unmet = new Set<StateSet>();
   /** Rows removed. */
   #swept = 0;
   #noted: Noted = { reported: false, quarantined: false };
@@ -177,6 +193,18 @@ class TableMerge {
     this.#hold(buried.fitting);
     this.#hold(merged.fitting);
     for (const set of partial) await this.#mergePartial(set);
+  }
+
+  /** Asks what `sweep` has to know, unless it is more than one statement. */
+  async look({ rows }: TableBatch): Promise<void> {
+    if (piecesOf(rows).length !== 1) return;
+    const { met, ...noted } = await lookForTombstones(this.#session, rows);
+    this.#note({ ...nothingSwept, ...noted }, []);
+    if (!met) this.#unmet.add(rows);
+  }
+
+  forgetLook(): void {
+    this.#unmet.clear();
   }
 
   /** Removes rows that a tombstone outranks, in new snapshots: when the states of all tables are merged. */
@@ -250,7 +278,7 @@ class TableMerge {
   }
 
   async #sweepSet(set: StateSet, bury: typeof buryRows = buryRows): Promise<void> {
-    if (set.count === 0) return;
+    if (set.count === 0 || this.#unmet.has(set)) return;
     if (set.kind === "tombstone") {
       const swept = await bury(this.#session, set);
       this.#note(swept, swept.candidates);

@@ -126,11 +126,19 @@ export const holdsTombstones = async (
   return answer;
 };
 
-/** Whether a tombstone is held of one of these keys: else there is nothing to sweep. */
-export const meetTombstones = async (
-  session: MergeSession,
-  keys: KeySet,
-): Promise<Noted & { readonly met: boolean }> => {
+export interface Met extends Noted {
+  /** Whether a tombstone may be held of one of the keys: else there is nothing to sweep. */
+  readonly met: boolean;
+}
+
+/** One statement, which is asked at once. */
+export const lookForTombstones = async (session: MergeSession, rows: StateSet): Promise<Met> => {
+  if (entombed(session).has(rows.table.name)) return meetTombstones(session, keysOf(rows));
+  const { held, ...noted } = await holdsTombstones(session, rows.table);
+  return { ...noted, met: held };
+};
+
+export const meetTombstones = async (session: MergeSession, keys: KeySet): Promise<Met> => {
   const { rows } = await session.query<Noted & { met: boolean }>(
     meetsSql(keys.table, keys.from),
     keys.values,
