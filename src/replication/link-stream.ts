@@ -67,6 +67,8 @@ export class LinkStream {
   #stream: ReplicationStream | null = null;
   /** Rejects where one of the transactions that are streamed has not committed. */
   #committed: Promise<unknown> = Promise.resolve();
+  /** The last batch that was taken. */
+  #taken: Batch | null = null;
   /** Aborted when nothing more is read. */
   readonly #lost = new AbortController();
 
@@ -202,25 +204,39 @@ export class LinkStream {
   }
 
   async #merge(merger: TransactionMerger, ending: AbortSignal): Promise<never> {
-    const { status, context, merged } = this.#parts;
+    const { status } = this.#parts;
     for (;;) {
       if (this.#inbox.holdsBack) merger.prepareAhead();
       const batch = await this.#next(merger, ending);
       await unless(ending, this.#committed);
+      this.#taken = batch;
       status.receivedLsn = batch.endLsn > status.receivedLsn ? batch.endLsn : status.receivedLsn;
       status.pendingCommitMs = batch.states > 0 ? Number(batch.commitTime / 1000n) : 0;
       const merging = merger.merge(batch, ending);
       setImmediate(() => {
         if (this.#inbox.next !== null) merger.prepare(this.#inbox.next);
       });
-      await merging;
-      merged();
-      if (this.#stream !== null && this.#inbox.bufferedChanges === 0) {
-        status.pendingCommitMs = 0;
-        status.currentAtMs = context.clock.now();
-        if (!this.#inbox.catchingUp) await merger.release();
-      }
+      const { committed } = await merging;
+      committed.then(
+        () => this.#merged(batch),
+        (error: unknown) => this.#fail(error),
+      );
+      if (this.#isCurrent && !this.#inbox.catchingUp) await merger.release();
     }
+  }
+
+  #merged(batch: Batch): void {
+    const { status, context, merged } = this.#parts;
+    merged();
+    if (this.#taken === batch && this.#isCurrent) {
+      status.pendingCommitMs = 0;
+      status.currentAtMs = context.clock.now();
+    }
+  }
+
+  /** Whether nothing has come that is not taken. */
+  get #isCurrent(): boolean {
+    return this.#stream !== null && this.#inbox.bufferedChanges === 0;
   }
 
   /** The next batch. While there is none, the position of an idle peer is recorded when it is time. */

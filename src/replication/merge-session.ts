@@ -1,10 +1,13 @@
 import type { Buffer } from "node:buffer";
+import { nextTick } from "node:process";
 import { Query, type Client, type Connection, type QueryResult, type QueryResultRow } from "pg";
 import { corkTurn, uncorkTurn } from "../corked.ts";
 import { connect, mergeSettings } from "../postgres/client.ts";
 import { copyDataHeader } from "../postgres/copy-data.ts";
+import { Flight } from "../postgres/flight.ts";
 import type { Line } from "../postgres/line.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
+import { together } from "./together.ts";
 
 export interface MergeSessionOptions {
   readonly applicationName: string;
@@ -71,7 +74,9 @@ export class OriginBusy extends Error {
  * sent without waiting, and answered in order (`together`). After any error: `rollback`.
  */
 export class MergeSession implements AsyncDisposable {
-  readonly client: Client;
+  readonly #client: Client;
+  /** What was asked in this turn of the event loop. */
+  #flight: Flight | null = null;
   /** Major version of the server. */
   readonly serverVersion: number;
   /** Of the region whose database this is. */
@@ -91,7 +96,7 @@ export class MergeSession implements AsyncDisposable {
     server: { readonly version: number; readonly region: number },
     origin: string | null,
   ) {
-    this.client = client;
+    this.#client = client;
     this.serverVersion = server.version;
     this.regionId = server.region;
     this.#origin = origin;
@@ -122,6 +127,12 @@ export class MergeSession implements AsyncDisposable {
     }
   }
 
+  /** For statements that go by themselves, behind those which were asked before. */
+  get client(): Client {
+    this.#send();
+    return this.#client;
+  }
+
   /** False where origins are not granted, or none was asked for. */
   get marksOrigin(): boolean {
     return this.#origin !== null;
@@ -139,20 +150,29 @@ export class MergeSession implements AsyncDisposable {
   /** Its answer is not waited for: if the line has gone, what follows fails as well. */
   async begin(): Promise<void> {
     await this.#setUpOrigin();
-    corkTurn(this.#stream);
-    this.client.query("BEGIN").catch(() => undefined);
+    this.#send();
     this.#open = true;
+    this.query("BEGIN").catch(() => undefined);
     this.#wroteLocally = false;
   }
 
-  /** @throws NotCommitted when the server rolled back instead. */
+  /**
+   * The next transaction may be begun before it is answered.
+   * @throws NotCommitted when the server rolled back instead.
+   */
   async commit(): Promise<void> {
     // The server filters each change by its own origin. A commit that bears one hides the whole transaction.
-    if (this.#wroteLocally) await this.#resetOrigin();
-    corkTurn(this.#stream);
-    const { command } = await this.client.query("COMMIT");
+    const reset = this.#wroteLocally ? this.#resetOrigin() : Promise.resolve();
+    const asked = this.query("COMMIT");
     this.#open = false;
-    if (command !== "COMMIT") throw new NotCommitted(command);
+    try {
+      const [, { command }] = await together([reset, asked]);
+      if (command !== "COMMIT") throw new NotCommitted(command);
+    } catch (error) {
+      // It was not done where a statement before it has failed.
+      if (!(error instanceof NotCommitted)) this.#open = true;
+      throw error;
+    }
   }
 
   /**
@@ -167,7 +187,7 @@ export class MergeSession implements AsyncDisposable {
     // In one message: what another part of the link asks in between would be prepared, and forgotten again.
     await this.client.query(this.#open ? "ROLLBACK; DEALLOCATE ALL" : "DEALLOCATE ALL");
     this.#open = false;
-    const { parsedStatements } = this.client.connection as { parsedStatements?: Record<string, string> };
+    const { parsedStatements } = this.#client.connection as { parsedStatements?: Record<string, string> };
     for (const name of names)
       if (parsedStatements !== undefined) Reflect.deleteProperty(parsedStatements, name);
   }
@@ -185,7 +205,10 @@ export class MergeSession implements AsyncDisposable {
     }
   }
 
-  /** One statement, prepared once for each text. */
+  /**
+   * One statement, prepared once for each text. In a transaction, what is asked in one turn of the event loop goes in one
+   * flight, and so do COMMIT and what follows it.
+   */
   async query<R extends QueryResultRow = Record<string, unknown>>(
     text: string,
     values: readonly unknown[] = [],
@@ -196,9 +219,28 @@ export class MergeSession implements AsyncDisposable {
       name = `m${this.#epoch}_${this.#statements.size}`;
       this.#statements.set(text, name);
     }
-    if (values.some(isLarge)) uncorkTurn(this.#stream);
-    else corkTurn(this.#stream);
-    return this.client.query<R>({ name, text, values: [...values] });
+    const alone = !this.#open && this.#flight === null;
+    const answer = this.#boarding.ask({ name, text, values });
+    const large = values.some(isLarge);
+    if (large) uncorkTurn(this.#stream);
+    if (large || alone) this.#send();
+    return (await answer) as QueryResult<R>;
+  }
+
+  get #boarding(): Flight {
+    if (this.#flight === null) {
+      this.#flight = new Flight();
+      nextTick(() => this.#send());
+      // Later: so what was sent before in this turn goes along.
+      corkTurn(this.#stream);
+    }
+    return this.#flight;
+  }
+
+  #send(): void {
+    const flight = this.#flight;
+    this.#flight = null;
+    if (flight !== null) flight.sendBy(this.#client);
   }
 
   /** A COPY ... FROM STDIN with its data, which is sent without waiting until the server asks for it. */
@@ -267,13 +309,18 @@ export class MergeSession implements AsyncDisposable {
   }
 
   get #stream(): Connection["stream"] {
-    return this.client.connection.stream;
+    return this.#client.connection.stream;
   }
 
   async #resetOrigin(): Promise<void> {
     if (!this.#originSet) return;
-    await this.client.query("SELECT pg_replication_origin_session_reset()");
     this.#originSet = false;
+    try {
+      await this.client.query("SELECT pg_replication_origin_session_reset()");
+    } catch (error) {
+      this.#originSet = true;
+      throw error;
+    }
   }
 
   async #setUpOrigin(): Promise<void> {

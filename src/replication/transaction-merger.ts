@@ -37,10 +37,35 @@ interface TargetPositions {
   readonly flushed: bigint;
 }
 
+/** A batch of which nothing is left to be asked. */
+export interface Merged {
+  /** Resolves when it is committed, too; at once for what does not end a transaction. @throws what the link reacts to */
+  readonly committed: Promise<void>;
+}
+
+/** What the open transaction is made of so far. */
+interface OpenTransaction {
+  readonly reports: MergeReport[];
+  /** The stream must be merged up to here before it may be committed; null: it may. */
+  mergeThrough: bigint | null;
+  transactions: number;
+  readonly skipped: Map<string, string>;
+}
+
+const newTransaction = (): OpenTransaction => ({
+  reports: [],
+  mergeThrough: null,
+  transactions: 0,
+  skipped: new Map(),
+});
+
 /**
  * Merges batches in transactions of the target that begin and end where the source's do. A huge transaction comes in
  * pieces and stays one; a row that had to be fetched keeps the transaction open until the stream has passed the
  * position of the fetch.
+ *
+ * A commit is sent, and its answer not waited for: the next batch may follow it in the same flight. That one is not committed
+ * before the answer was good, so commits come in the peer's order and none is missing. A commit that fails ends the link.
  */
 export class TransactionMerger implements AsyncDisposable {
   readonly #options: MergerOptions;
@@ -49,10 +74,9 @@ export class TransactionMerger implements AsyncDisposable {
   #session: MergeSession;
   /** The batch in work, where it is a transaction by itself. */
   #whole: Batch | null = null;
-  /** Of the open transaction. */
-  #reports: MergeReport[] = [];
-  #mergeThrough: bigint | null = null;
-  #states = { transactions: 0, skipped: new Map<string, string>() };
+  #open = newTransaction();
+  /** The last commit that was sent. */
+  #committed: Promise<void> = Promise.resolve();
   #queued = 0;
   #turn: Promise<unknown> = Promise.resolve();
   /** An idle position that is not in the progress yet, and when the last one was put there. */
@@ -68,8 +92,9 @@ export class TransactionMerger implements AsyncDisposable {
   }
 
   /** @throws what the link reacts to; the transaction is then rolled back */
-  async merge(batch: Batch, signal: AbortSignal): Promise<void> {
+  async merge(batch: Batch, signal: AbortSignal): Promise<Merged> {
     await this.#alone(() => this.#merge(batch, signal));
+    return { committed: this.#committed };
   }
 
   /** What can be done for the next batch before its turn has come. */
@@ -86,6 +111,7 @@ export class TransactionMerger implements AsyncDisposable {
   async release(): Promise<void> {
     if (!this.#ahead.inUse) return;
     await this.#alone(async () => {
+      await this.#committed;
       if (this.#session.inTransaction) return;
       await this.#ahead.release();
       this.#session = this.#options.session;
@@ -94,7 +120,10 @@ export class TransactionMerger implements AsyncDisposable {
 
   /** Undoes what was begun ahead: no batch comes any more. */
   async withdraw(): Promise<void> {
-    await this.#alone(() => this.#ahead.withdraw().catch(() => undefined));
+    await this.#alone(async () => {
+      await this.#committed.catch(() => undefined);
+      await this.#ahead.withdraw().catch(() => undefined);
+    });
   }
 
   /** No batch comes any more, nor the rest of an open transaction. */
@@ -120,6 +149,8 @@ export class TransactionMerger implements AsyncDisposable {
   }
 
   async #merge(batch: Batch, signal: AbortSignal): Promise<void> {
+    // Only what is asked in one session is answered in order.
+    if (this.#ahead.inUse) await this.#committed;
     const begun = this.#ahead.take(batch, this.#session);
     if (begun !== null) this.#session = begun.session;
     const session = this.#session;
@@ -133,8 +164,9 @@ export class TransactionMerger implements AsyncDisposable {
         this.#whole = batch;
         await this.#mergeWhole(batch, signal, begun?.merged);
       } else {
-        await this.#step(batch, await this.#mergeStates(batch, true));
+        await this.#settle(batch, await this.#mergeStates(batch, true));
       }
+      if (this.#mayEnd(batch)) await this.#commit(batch);
     } catch (error) {
       await this.#session.rollback().catch(() => undefined);
       await this.#ahead.withdraw().catch(() => undefined);
@@ -158,7 +190,7 @@ export class TransactionMerger implements AsyncDisposable {
       again = true;
       const states = merged ?? (await this.#mergeStates(batch, careful));
       merged = null;
-      await this.#step(batch, states);
+      await this.#settle(batch, states);
     });
   }
 
@@ -188,43 +220,48 @@ export class TransactionMerger implements AsyncDisposable {
     return await mergeStates(session, batch, { careful, fetch: this.#options.fetch });
   }
 
-  async #step(batch: Batch, merged: MergedStates): Promise<void> {
+  async #settle(batch: Batch, merged: MergedStates): Promise<void> {
     const report = await merged.settle();
-    this.#reports.push(report);
-    this.#states.transactions += batch.transactions;
+    const open = this.#open;
+    open.reports.push(report);
+    open.transactions += batch.transactions;
     for (const [table, reason] of batch.skipped) {
-      this.#states.skipped.set(table, reason);
+      open.skipped.set(table, reason);
     }
     const { mergeThrough } = report;
-    if (mergeThrough !== null && (this.#mergeThrough === null || mergeThrough > this.#mergeThrough)) {
-      this.#mergeThrough = mergeThrough;
+    if (mergeThrough !== null && (open.mergeThrough === null || mergeThrough > open.mergeThrough)) {
+      open.mergeThrough = mergeThrough;
     }
-    if (!batch.endsTransaction) {
-      return;
-    }
-    if (this.#mergeThrough !== null && batch.endLsn < this.#mergeThrough) {
-      this.#options.askPosition();
-      return;
-    }
-    await this.#commit(batch);
   }
 
+  #mayEnd(batch: Batch): boolean {
+    const { mergeThrough } = this.#open;
+    const passed = mergeThrough === null || batch.endLsn >= mergeThrough;
+    if (batch.endsTransaction && !passed) this.#options.askPosition();
+    return batch.endsTransaction && passed;
+  }
+
+  /** Sends it. The commit before has been answered by now, as the states of this batch were asked after it. */
   async #commit(batch: Batch): Promise<void> {
     const { origin, incarnation } = this.#options;
     const session = this.#session;
-    await markMisfits(session, origin, this.#states.skipped);
+    const done = this.#open;
+    await markMisfits(session, origin, done.skipped);
+    await this.#committed;
     const { endLsn: lsn, commitTime } = batch;
-    const [, , positions] = await together([
+    this.#reset();
+    this.#committed = together([
       writeProgress(session, { origin, incarnation, lsn, commitTime }),
-      session.commit().then(() => this.#account(batch)),
+      session.commit().then(() => this.#account(batch, done)),
       this.#positions(),
-    ]);
-    this.#noteDurable(positions, lsn);
+    ]).then(([, , positions]) => this.#noteDurable(positions, lsn));
+    this.#committed.catch(() => undefined);
   }
 
   /** Nothing to merge: the position is recorded now and then, so that the peer's WAL can go. */
   async #idle(batch: Batch): Promise<void> {
     const { status } = this.#options;
+    await this.#committed;
     // A source that has begun to read behind what is merged here says where it is: progress never goes back to that.
     if (batch.endLsn <= this.#merged) {
       return;
@@ -252,6 +289,7 @@ export class TransactionMerger implements AsyncDisposable {
   async #recordIdle(): Promise<void> {
     const { origin, incarnation, context } = this.#options;
     const session = this.#session;
+    await this.#committed;
     const position = this.#unrecorded;
     this.#unrecorded = null;
     if (position === null || position.endLsn <= this.#merged) {
@@ -289,9 +327,9 @@ export class TransactionMerger implements AsyncDisposable {
     status.confirmedLsn = confirmation.confirmed;
   }
 
-  #account(batch: Batch): void {
+  #account(batch: Batch, done: OpenTransaction): void {
     const { status, sweeper } = this.#options;
-    for (const report of this.#reports) {
+    for (const report of done.reports) {
       status.rows += report.rowsMerged;
       status.tombstones += report.tombstonesMerged;
       for (const { table, type, count } of report.conflicts) {
@@ -303,20 +341,17 @@ export class TransactionMerger implements AsyncDisposable {
         sweeper.add(keys);
       }
     }
-    for (const [table, reason] of misfitTables(this.#states.skipped)) {
+    for (const [table, reason] of misfitTables(done.skipped)) {
       status.misfits.set(table, reason);
     }
-    status.transactions += this.#states.transactions;
+    status.transactions += done.transactions;
     status.batches += 1;
     status.mergedLsn = batch.endLsn;
     status.recordedLsn = batch.endLsn;
     status.mergedCommitMs = Number(batch.commitTime / 1000n);
-    this.#reset();
   }
 
   #reset(): void {
-    this.#reports = [];
-    this.#mergeThrough = null;
-    this.#states = { transactions: 0, skipped: new Map() };
+    this.#open = newTransaction();
   }
 }

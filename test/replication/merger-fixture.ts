@@ -72,7 +72,8 @@ export class LocalMerger implements AsyncDisposable {
   }
 
   async merge(batch: Batch): Promise<void> {
-    await this.merger.merge(batch, this.#signal);
+    const { committed } = await this.merger.merge(batch, this.#signal);
+    await committed;
   }
 
   /** Begins a batch, and what can be done for the next one. What that comes to is awaited by the caller. */
