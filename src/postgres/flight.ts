@@ -1,60 +1,80 @@
-import { type Client, type Connection, Query, type QueryResult } from "pg";
-import { corked } from "../corked.ts";
+import { type Client, type Connection, type FieldDef, Query, types } from "pg";
+import { ExtendedQuery, type Value } from "./extended-query.ts";
 
-/** A statement that stays prepared in its session under this name. */
-export interface Statement {
+/** What a parameter may be: bytes as the type's receive function reads them; an array of an array type. */
+export type Parameter = Scalar | Uint8Array | readonly Scalar[];
+type Scalar = string | number | bigint | boolean | null;
+
+export interface Answer<R = Record<string, unknown>> {
+  readonly rows: R[];
+  /** Of the command's tag, e.g. rows written; null: it has none. */
+  readonly rowCount: number | null;
+  /** The tag's first word, e.g. `INSERT`. */
+  readonly command: string;
+}
+
+/** A statement that stays prepared in one session under its name. */
+export class Statement {
   readonly name: string;
   readonly text: string;
-  readonly values: readonly unknown[];
+  /** Of the result; asked for with the first execution only: PostgreSQL refuses later ones if they would be others. */
+  columns: readonly Column[] | null = null;
+
+  constructor(name: string, text: string) {
+    this.name = name;
+    this.text = text;
+  }
 }
 
-/** What of the driver's connection is used, and its queries' handlers; its types leave most of it out. */
+interface Column {
+  readonly name: string;
+  readonly parse: (text: string) => unknown;
+}
+
+/** One execution. */
+interface Asked {
+  readonly statement: Statement;
+  readonly values: readonly Value[];
+  readonly rows: Record<string, unknown>[];
+  readonly resolve: (answer: Answer) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** What of the driver's connection is used; its types leave most of it out. */
 interface Wire extends Connection {
+  readonly parsedStatements: Readonly<Record<string, string>>;
   readonly submittedNamedStatements: Record<string, string>;
-  sync(): void;
 }
-
-interface DriverQuery {
-  name?: string | undefined;
-  text?: string | undefined;
-  submit(wire: Wire): Error | null;
-  handleRowDescription(message: unknown): void;
-  handleDataRow(message: unknown): void;
-  handleCommandComplete(message: unknown, wire: Wire): void;
-  handleError(error: Error, wire: Wire): void;
-  handleReadyForQuery(wire: Wire): void;
-}
-
-type Answer = (error: Error | null, result: QueryResult) => void;
 
 // Where statements are sent ahead, the driver takes its own kind of query only.
-const Driver = Query as unknown as new (
-  statement: string | Omit<Statement, "values"> & { readonly values: readonly unknown[] },
-  answer?: Answer,
-) => DriverQuery;
+const DriverQuery = Query as unknown as new (text: string) => {
+  name?: string | undefined;
+  text?: string | undefined;
+};
 
 /**
- * Statements of one session that are asked at once and answered at once: with one Sync behind the last, the server sends when it has
- * done them all, and wakes us once. After one that fails the others are not done, and fail of the same error; the
+ * Statements of one session that are asked at once and answered at once: with one Sync behind the last, the server sends
+ * when it has done them all, and wakes us once. After one that fails the others are not done, and fail of the same error; the
  * transaction, if one is open then, is to be rolled back, even where a COMMIT was among them.
  *
  *     const flight = new Flight();
- *     const answers = [flight.ask(a), flight.ask(b)];
+ *     const answers = [flight.ask(a, []), flight.ask(b, [7])];
  *     flight.sendBy(client); // one that pipelines
  *
  * Outside of a transaction they are one: the server begins it with the first and commits it with the last.
  */
-export class Flight extends Driver {
-  readonly #queries: DriverQuery[] = [];
+export class Flight extends DriverQuery {
+  readonly #asked: Asked[] = [];
   #answered = 0;
 
   constructor() {
     super("");
   }
 
-  ask(statement: Statement): Promise<QueryResult> {
-    const { promise, resolve, reject } = Promise.withResolvers<QueryResult>();
-    this.#queries.push(new Driver(statement, (error, result) => (error ? reject(error) : resolve(result))));
+  /** @throws the server's error, or that the session has ended */
+  ask(statement: Statement, values: readonly Parameter[]): Promise<Answer> {
+    const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+    this.#asked.push({ statement, values: values.map(valueOf), rows: [], resolve, reject });
     this.#follow();
     return promise;
   }
@@ -63,54 +83,82 @@ export class Flight extends Driver {
     void client.query(this as unknown as Query);
   }
 
-  override submit(wire: Wire): Error | null {
-    const withoutSync = Object.create(wire, { sync: { value: () => undefined } }) as Wire;
-    return corked(wire.stream, () => {
-      for (const query of this.#queries) {
-        const error = query.submit(withoutSync);
-        if (error !== null) throw error;
+  submit(wire: Wire): null {
+    const query = new ExtendedQuery();
+    for (const { statement, values } of this.#asked) {
+      const { name, text, columns } = statement;
+      if ((wire.parsedStatements[name] ?? wire.submittedNamedStatements[name]) === undefined) {
+        wire.submittedNamedStatements[name] = text;
+        query.parse(name, text);
       }
-      wire.sync();
-      return null;
-    });
+      query.bind(name, values);
+      if (columns === null) query.describe();
+      query.execute();
+    }
+    query.sync();
+    if (wire.stream.writable) query.sendTo(wire.stream);
+    return null;
   }
 
-  override handleRowDescription(message: unknown): void {
-    this.#current?.handleRowDescription(message);
+  handleRowDescription({ fields }: { readonly fields: readonly FieldDef[] }): void {
+    const { statement } = this.#current;
+    statement.columns = fields.map(({ name, dataTypeID }) => ({
+      name,
+      parse: types.getTypeParser(dataTypeID, "text"),
+    }));
   }
 
-  override handleDataRow(message: unknown): void {
-    this.#current?.handleDataRow(message);
+  handleDataRow({ fields }: { readonly fields: readonly (string | null)[] }): void {
+    const { statement, rows } = this.#current;
+    const row: Record<string, unknown> = {};
+    for (const [i, { name, parse }] of (statement.columns ?? []).entries()) {
+      const text = fields[i] ?? null;
+      row[name] = text === null ? null : parse(text);
+    }
+    rows.push(row);
   }
 
-  override handleCommandComplete(message: unknown, wire: Wire): void {
-    const query = this.#current;
+  handleCommandComplete({ text }: { readonly text: string }): void {
+    const { statement, rows, resolve } = this.#current;
+    statement.columns ??= [];
     this.#answered += 1;
     this.#follow();
-    query?.handleCommandComplete(message, wire);
-    query?.handleReadyForQuery(wire);
+    const words = text.split(" ");
+    const count = words.length > 1 ? Number(words.at(-1)) : Number.NaN;
+    resolve({ rows, rowCount: Number.isNaN(count) ? null : count, command: words[0] ?? "" });
   }
 
-  override handleError(error: Error, wire: Wire): void {
-    for (const query of this.#queries.slice(this.#answered)) {
+  handleError(error: Error, wire: Wire): void {
+    for (const { statement, reject } of this.#asked.splice(this.#answered)) {
       // It was not parsed either.
-      if (query.name !== undefined) Reflect.deleteProperty(wire.submittedNamedStatements, query.name);
-      query.handleError(error, wire);
+      Reflect.deleteProperty(wire.submittedNamedStatements, statement.name);
+      reject(error);
     }
-    this.#answered = this.#queries.length;
   }
 
-  override handleReadyForQuery(): void {
+  handleReadyForQuery(): void {
     // Each has heard its own end.
   }
 
-  get #current(): DriverQuery | undefined {
-    return this.#queries[this.#answered];
+  get #current(): Asked {
+    const asked = this.#asked[this.#answered];
+    if (asked === undefined) throw new Error("the server answers what it was not asked");
+    return asked;
   }
 
   /** The driver notes under the active query's name what the server has parsed. */
   #follow(): void {
-    this.name = this.#current?.name;
-    this.text = this.#current?.text;
+    const statement = this.#asked[this.#answered]?.statement;
+    this.name = statement?.name;
+    this.text = statement?.text;
   }
 }
+
+const valueOf = (parameter: Parameter): Value => {
+  if (parameter === null || typeof parameter === "string" || parameter instanceof Uint8Array)
+    return parameter;
+  return typeof parameter === "object" ? `{${parameter.map(elementOf).join(",")}}` : String(parameter);
+};
+
+const elementOf = (element: Scalar): string =>
+  typeof element === "string" ? `"${element.replaceAll(/["\\]/g, String.raw`\$&`)}"` : String(element);

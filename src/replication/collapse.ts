@@ -1,5 +1,5 @@
 import type { TableBatch } from "./batch.ts";
-import { layoutOf, shapeOf, type Shape } from "./layout.ts";
+import { layoutOf, shapeOf, type Shape, wholeShape } from "./layout.ts";
 import { StateBuffer } from "./state-buffer.ts";
 import { BufferedStates, readPrev } from "./state-set.ts";
 import type { StateSet } from "./states.ts";
@@ -32,14 +32,12 @@ export const collapse = (rows: StateBuffer | undefined, tombstones: StateBuffer 
     table,
     rows: whole ?? emptySet(rowStates),
     partial: sets.filter((set) => set !== whole),
-    tombstones: new BufferedStates(tombstoneStates, dead, {
-      shape: shapeOf(tombstoneStates.layout, [], []),
-    }),
+    tombstones: new BufferedStates(tombstoneStates, dead, { shape: wholeShape(tombstoneStates.layout) }),
   };
 };
 
 const emptySet = (buffer: StateBuffer): StateSet =>
-  new BufferedStates(buffer, new Int32Array(), { shape: shapeOf(buffer.layout, [], []) });
+  new BufferedStates(buffer, new Int32Array(), { shape: wholeShape(buffer.layout) });
 
 /** In the order of the keys. */
 interface Highest {

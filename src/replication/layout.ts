@@ -1,5 +1,6 @@
 import { qualified } from "../postgres/identifiers.ts";
 import type { Column, ReplicatedTable } from "../postgres/table.ts";
+import { remembered } from "../remembered.ts";
 import type { StateFormat, StateKind } from "./states.ts";
 
 /** How states of one relation lie in memory: every column of the local relation, in attribute order. */
@@ -19,7 +20,18 @@ export interface Layout {
   readonly base: number;
 }
 
+const layoutsOf = remembered((_table: ReplicatedTable) => new Map<string, Layout>());
+
+/** One and the same for a table as it was read. */
 export const layoutOf = (table: ReplicatedTable, kind: StateKind, format: StateFormat): Layout => {
+  const layouts = layoutsOf(table);
+  const name = `${kind} ${format}`;
+  const layout = layouts.get(name) ?? makeLayout(table, kind, format);
+  layouts.set(name, layout);
+  return layout;
+};
+
+const makeLayout = (table: ReplicatedTable, kind: StateKind, format: StateFormat): Layout => {
   const columns = kind === "row" ? table.columns : table.tombstoneColumns;
   const position = (name: string): number => {
     const at = columns.findIndex((column) => column.name === name);
@@ -61,3 +73,6 @@ export const shapeOf = (layout: Layout, absent: readonly number[], unchanged: re
     (column, at) => !column.generated && !absent.includes(at) && !unchanged.includes(at),
   ),
 });
+
+/** Of states that carry every column. */
+export const wholeShape = remembered((layout: Layout): Shape => shapeOf(layout, [], []));

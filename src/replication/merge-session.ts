@@ -1,10 +1,10 @@
 import type { Buffer } from "node:buffer";
 import { nextTick } from "node:process";
-import { Query, type Client, type Connection, type QueryResult, type QueryResultRow } from "pg";
+import { Query, type Client, type Connection } from "pg";
 import { corkTurn, uncorkTurn } from "../corked.ts";
 import { connect, mergeSettings } from "../postgres/client.ts";
 import { copyDataHeader } from "../postgres/copy-data.ts";
-import { Flight } from "../postgres/flight.ts";
+import { type Answer, Flight, type Parameter, Statement } from "../postgres/flight.ts";
 import type { Line } from "../postgres/line.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import { together } from "./together.ts";
@@ -86,7 +86,8 @@ export class MergeSession implements AsyncDisposable {
   #originSet = false;
   /** The open transaction has written rows of our own: it must be committed without the origin. */
   #wroteLocally = false;
-  #statements = new Map<string, string>();
+  /** By text. */
+  #statements = new Map<string, Statement>();
   #asked = 0;
   #epoch = 0;
   #open = false;
@@ -181,14 +182,14 @@ export class MergeSession implements AsyncDisposable {
    * to local writers often.
    */
   async rollback(): Promise<void> {
-    const names = [...this.#statements.values()];
+    const statements = [...this.#statements.values()];
     this.#epoch += 1;
     this.#statements.clear();
     // In one message: what another part of the link asks in between would be prepared, and forgotten again.
     await this.client.query(this.#open ? "ROLLBACK; DEALLOCATE ALL" : "DEALLOCATE ALL");
     this.#open = false;
     const { parsedStatements } = this.#client.connection as { parsedStatements?: Record<string, string> };
-    for (const name of names)
+    for (const { name } of statements)
       if (parsedStatements !== undefined) Reflect.deleteProperty(parsedStatements, name);
   }
 
@@ -209,22 +210,22 @@ export class MergeSession implements AsyncDisposable {
    * One statement, prepared once for each text. In a transaction, what is asked in one turn of the event loop goes in one
    * flight, and so do COMMIT and what follows it.
    */
-  async query<R extends QueryResultRow = Record<string, unknown>>(
+  async query<R = Record<string, unknown>>(
     text: string,
-    values: readonly unknown[] = [],
-  ): Promise<QueryResult<R>> {
+    values: readonly Parameter[] = [],
+  ): Promise<Answer<R>> {
     this.#asked += 1;
-    let name = this.#statements.get(text);
-    if (name === undefined) {
-      name = `m${this.#epoch}_${this.#statements.size}`;
-      this.#statements.set(text, name);
+    let statement = this.#statements.get(text);
+    if (statement === undefined) {
+      statement = new Statement(`m${this.#epoch}_${this.#statements.size}`, text);
+      this.#statements.set(text, statement);
     }
     const alone = !this.#open && this.#flight === null;
-    const answer = this.#boarding.ask({ name, text, values });
+    const answer = this.#boarding.ask(statement, values);
     const large = values.some(isLarge);
     if (large) uncorkTurn(this.#stream);
     if (large || alone) this.#send();
-    return (await answer) as QueryResult<R>;
+    return (await answer) as Answer<R>;
   }
 
   get #boarding(): Flight {

@@ -100,9 +100,20 @@ export const floorOf = (table: ReplicatedTable, loser: string, winner: string): 
 export interface Shape {
   readonly table: ReplicatedTable;
   readonly kind: StateKind;
+  /** One array for all sets of a shape. */
   readonly columns: readonly Column[];
   source(parameter: number): string;
 }
+
+/** A statement's text is made once for each shape: for a batch of one row it would be the larger part of the work. */
+export const once = (make: (set: Shape) => string): ((set: Shape) => string) => {
+  const texts = new WeakMap<readonly Column[], string>();
+  return (set) => {
+    const text = texts.get(set.columns) ?? make(set);
+    texts.set(set.columns, text);
+    return text;
+  };
+};
 
 const writable = (set: Shape): readonly string[] =>
   set.columns.filter((column) => !column.generated).map((column) => identifier(column.name));
@@ -123,7 +134,7 @@ const localColumns = (set: Shape): readonly Column[] =>
  * PostgreSQL 18: one statement merges whole states ($1) and sees what it replaced. `applied` counts inserts and
  * updates; the others met a state that is not lower.
  */
-export const upsertSql = (set: Shape): string => {
+export const upsertSql = once((set) => {
   const { table } = set;
   const columns = writable(set);
   const conflict = clash(table, set, "o", "n");
@@ -145,14 +156,14 @@ ${withCandidates(
   "SELECT count(*)::int AS applied, max(floor)::text AS floor FROM merged",
   `SELECT ${spread("lost")} FROM merged WHERE lost IS NOT NULL`,
 )}`;
-};
+});
 
 /**
  * Merges states ($1) that have seen the lower state which is held: no conflict, and cheaper than an upsert, since a row is
  * not locked before it is replaced. The others are left as they are. Nothing of what was replaced may be asked for: where
  * this waited for another writer, RETURNING OLD gives what was there before that one.
  */
-export const replaceSql = (set: Shape): string => {
+export const replaceSql = once((set) => {
   const { table } = set;
   const seen = `(x.cg_prev = cur.cg_version OR coregent.succeeded(cur.cg_version, x.cg_version, x.cg_seen))`;
   // Where a higher version gives way to a higher base, the floor is to be raised.
@@ -162,14 +173,14 @@ export const replaceSql = (set: Shape): string => {
     .join(", ")}
   FROM ${set.source(1)} AS x
  WHERE ${sameKey(table, "cur", "x")} AND ${order}x.cg_version > cur.cg_version AND ${seen}`;
-};
+});
 
 /**
  * Before PostgreSQL 18: the held states are locked and read, those which were read to be lower are replaced, absent
  * ones inserted. Where `applied` and `kept` (held ones that are not lower) do not make up all, a key came or went in
  * between: again.
  */
-export const lockAndReplaceSql = (set: Shape): string => {
+export const lockAndReplaceSql = once((set) => {
   const { table } = set;
   const relation = relationOf(table, set.kind);
   const columns = writable(set);
@@ -201,7 +212,7 @@ ${withCandidates(
           (SELECT max(cg_floor)::text FROM held WHERE cg_wins) AS floor`,
   `SELECT ${spread("cg_lost")} FROM held WHERE cg_lost IS NOT NULL`,
 )}`;
-};
+});
 
 /**
  * Incoming states ($1) that are lower than what is held in their relation, and not seen by it. Not our region's own:

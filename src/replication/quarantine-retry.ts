@@ -55,7 +55,7 @@ export const retryQuarantined = async (
   tables: readonly ReplicatedTable[],
   limits: RetryLimits,
 ): Promise<RetryReport> => {
-  const due = await session.query<Entry>(dueSql, [limits.now, limits.maxEntries]);
+  const due = await session.query<Entry>(dueSql, [limits.now.toISOString(), limits.maxEntries]);
   const reports: MergeReport[] = [];
   let settled = 0;
   for (const entry of due.rows) {
@@ -66,7 +66,7 @@ export const retryQuarantined = async (
         entry.table_name,
         entry.key,
         entry.version,
-        nextTry(entry, limits),
+        nextTry(entry, limits).toISOString(),
         ...failure,
       ]);
   }

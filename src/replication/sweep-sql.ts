@@ -1,16 +1,17 @@
 import { outranks } from "../../conflict/sql.ts";
 import { identifier, literal } from "../postgres/identifiers.ts";
 import type { ReplicatedTable } from "../postgres/table.ts";
+import { remembered } from "../remembered.ts";
 import {
   candidateOf,
   floorOf,
   isOwned,
+  once,
   relationOf,
   sameKey,
   spread,
   unseen,
   withCandidates,
-  type Shape,
 } from "./merge-sql.ts";
 
 /**
@@ -19,7 +20,7 @@ import {
  */
 
 /** Removes rows that the tombstones of a set ($1) outrank. */
-export const burySql = (set: Shape): string => {
+export const burySql = once((set) => {
   const { table } = set;
   const rowLost = table.logsConflicts ? unseen("cur", "x") : "false";
   return `WITH gone AS (
@@ -29,7 +30,7 @@ export const burySql = (set: Shape): string => {
             ${floorOf(table, "cur", "x")} AS floor
 )
 ${sweptOf(table, "gone")}`;
-};
+});
 
 /** Blocks between the first and the last of so many states that are worth reading: a few times what they need. */
 export const blocksWithin = (count: number, bytes: number): number => {
@@ -107,12 +108,13 @@ ${sweptOf(table, "both_kinds")}`;
 };
 
 /** What is noted of the table. */
-export const notedSql = (table: ReplicatedTable): string => `SELECT ${noted(table)}`;
+export const notedSql = remembered((table: ReplicatedTable) => `SELECT ${noted(table)}`);
 
 /** Whether a tombstone is held of the table, and what is noted of it. */
-export const holdsSql = (table: ReplicatedTable): string =>
-  `SELECT EXISTS (SELECT FROM ${relationOf(table, "tombstone")}) AS held,
-          ${noted(table)}`;
+export const holdsSql = remembered(
+  (table: ReplicatedTable) => `SELECT EXISTS (SELECT FROM ${relationOf(table, "tombstone")}) AS held,
+          ${noted(table)}`,
+);
 
 /**
  * Whether a tombstone is held of one of these keys, and what is noted of the table. Keys that rise with time lie beyond the last tombstone: the bounds

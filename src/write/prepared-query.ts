@@ -1,5 +1,6 @@
+import type { Writable } from "node:stream";
 import { type Client, type ClientBase, type FieldDef, Query } from "pg";
-import { corked } from "../corked.ts";
+import { ExtendedQuery } from "../postgres/extended-query.ts";
 
 export interface PreparedStatement {
   /** Under which it stays prepared in the session: one text for ever. */
@@ -39,12 +40,7 @@ export const preparedFields = (
 
 /** What of the driver's connection is used; most of it is not in its types. */
 interface Wire {
-  readonly stream: {
-    readonly writable: boolean;
-    cork(): void;
-    write(bytes: Buffer): boolean;
-    uncork(): void;
-  };
+  readonly stream: Writable;
   readonly parsedStatements: Readonly<Record<string, string>>;
   readonly submittedNamedStatements: Record<string, string>;
 }
@@ -92,9 +88,13 @@ class PreparedQuery extends DriverQuery {
     this.#fields = fieldsOf(wire).get(name);
     if (parsed === undefined) wire.submittedNamedStatements[name] = text;
     if (wire.stream.writable) {
-      const parse = parsed === undefined ? text : null;
-      const bytes = execution({ name, parse, describe: this.#fields === undefined }, this.#values);
-      corked(wire.stream, () => wire.stream.write(bytes));
+      const query = new ExtendedQuery();
+      if (parsed === undefined) query.parse(name, text);
+      query.bind(name, this.#values);
+      if (this.#fields === undefined) query.describe();
+      query.execute();
+      query.sync();
+      query.sendTo(wire.stream);
     }
     return null;
   }
@@ -121,71 +121,3 @@ class PreparedQuery extends DriverQuery {
     this.#outcome.reject(error);
   }
 }
-
-interface Form {
-  readonly name: string;
-  /** The text, where it has to be prepared first. */
-  readonly parse: string | null;
-  /** Whether to ask for the result's columns. */
-  readonly describe: boolean;
-}
-
-const code = (letter: string): number => letter.charCodeAt(0);
-const letters = {
-  parse: code("P"),
-  bind: code("B"),
-  describe: code("D"),
-  portal: code("P"),
-  execute: code("E"),
-  sync: code("S"),
-} as const;
-
-/** Parse, Bind, Describe, Execute and Sync, as far as they are needed; everything as text, in the unnamed portal. */
-const execution = ({ name, parse, describe }: Form, values: readonly (string | null)[]): Buffer => {
-  const nameBytes = Buffer.byteLength(name);
-  const parseBytes = parse === null ? 0 : 8 + nameBytes + Buffer.byteLength(parse);
-  const lengths = values.map((value) => (value === null ? -1 : Buffer.byteLength(value)));
-  let bindBytes = 12 + nameBytes + 4 * values.length;
-  for (const length of lengths) bindBytes += Math.max(0, length);
-  const total = (parse === null ? 0 : 1 + parseBytes) + 1 + bindBytes + (describe ? 7 : 0) + 10 + 5;
-  const bytes = Buffer.allocUnsafe(total);
-  let at = 0;
-  const byte = (value: number): void => void (at = bytes.writeUInt8(value, at));
-  const int16 = (value: number): void => void (at = bytes.writeInt16BE(value, at));
-  const int32 = (value: number): void => void (at = bytes.writeInt32BE(value, at));
-  const text = (value: string): void => void (at += bytes.write(value, at));
-  if (parse !== null) {
-    byte(letters.parse);
-    int32(parseBytes);
-    text(name);
-    byte(0);
-    text(parse);
-    byte(0);
-    int16(0);
-  }
-  byte(letters.bind);
-  int32(bindBytes);
-  byte(0);
-  text(name);
-  byte(0);
-  int16(0);
-  int16(values.length);
-  for (const [i, value] of values.entries()) {
-    int32(lengths[i] ?? -1);
-    if (value !== null) text(value);
-  }
-  int16(0);
-  if (describe) {
-    byte(letters.describe);
-    int32(6);
-    byte(letters.portal);
-    byte(0);
-  }
-  byte(letters.execute);
-  int32(9);
-  byte(0);
-  int32(0);
-  byte(letters.sync);
-  int32(4);
-  return bytes;
-};
