@@ -165,8 +165,8 @@ export class TransactionMerger implements AsyncDisposable {
         await this.#mergeWhole(batch, signal, begun?.merged);
       } else {
         await this.#settle(batch, await this.#mergeStates(batch, true));
+        await this.#commit(batch);
       }
-      if (this.#mayEnd(batch)) await this.#commit(batch);
     } catch (error) {
       await this.#session.rollback().catch(() => undefined);
       await this.#ahead.withdraw().catch(() => undefined);
@@ -184,6 +184,8 @@ export class TransactionMerger implements AsyncDisposable {
     const session = this.#session;
     // What is begun by now may be what it failed of.
     let again = begun !== undefined && merged === null;
+    // Where the next batch is begun in another session meanwhile, nothing is won by not waiting for the answer.
+    const waits = this.#ahead.inUse;
     await insist({ ...this.#options, session }, signal, async (careful) => {
       this.#reset();
       if (again) await this.#ahead.withdraw();
@@ -191,7 +193,20 @@ export class TransactionMerger implements AsyncDisposable {
       const states = merged ?? (await this.#mergeStates(batch, careful));
       merged = null;
       await this.#settle(batch, states);
+      if (waits) await this.#commitAndWait(batch);
     });
+    if (!waits) await this.#commit(batch);
+  }
+
+  async #commitAndWait(batch: Batch): Promise<void> {
+    await this.#commit(batch);
+    try {
+      await this.#committed;
+    } catch (error) {
+      // The batch is here still, and is tried again.
+      this.#committed = Promise.resolve();
+      throw error;
+    }
   }
 
   /** What was begun ahead may have failed for want of the batch before it, and is merged anew. */
@@ -234,18 +249,16 @@ export class TransactionMerger implements AsyncDisposable {
     }
   }
 
-  #mayEnd(batch: Batch): boolean {
-    const { mergeThrough } = this.#open;
-    const passed = mergeThrough === null || batch.endLsn >= mergeThrough;
-    if (batch.endsTransaction && !passed) this.#options.askPosition();
-    return batch.endsTransaction && passed;
-  }
-
-  /** Sends it. The commit before has been answered by now, as the states of this batch were asked after it. */
+  /** Sends the commit, if the transaction is to end. The one before has been answered: the states of this batch were asked after it. */
   async #commit(batch: Batch): Promise<void> {
     const { origin, incarnation } = this.#options;
     const session = this.#session;
     const done = this.#open;
+    if (!batch.endsTransaction) return;
+    if (done.mergeThrough !== null && batch.endLsn < done.mergeThrough) {
+      this.#options.askPosition();
+      return;
+    }
     await markMisfits(session, origin, done.skipped);
     await this.#committed;
     const { endLsn: lsn, commitTime } = batch;
