@@ -46,6 +46,9 @@ interface Wire extends Connection {
   readonly submittedNamedStatements: Record<string, string>;
 }
 
+/** The driver's; its type knows the built-in types only. */
+const parserOf = types.getTypeParser as (typeOid: number) => Column["parse"];
+
 // Where statements are sent ahead, the driver takes its own kind of query only.
 const DriverQuery = Query as unknown as new (text: string) => {
   name?: string | undefined;
@@ -104,7 +107,7 @@ export class Flight extends DriverQuery {
     const { statement } = this.#current;
     statement.columns = fields.map(({ name, dataTypeID }) => ({
       name,
-      parse: types.getTypeParser(dataTypeID, "text"),
+      parse: parserOf(dataTypeID),
     }));
   }
 

@@ -1,4 +1,5 @@
 import process from "node:process";
+import { setImmediate } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, expect, test, vi } from "vitest";
 import { maxSeed, type Random, seeded } from "../../src/demo/random.ts";
 import { MergeAhead } from "../../src/replication/merge-ahead.ts";
@@ -91,9 +92,13 @@ const write = async (transactions: number): Promise<void> => {
 const aheadOfB = `
 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'coregent ahead > b'`;
 
-/** Ends the session in which a batch is merged ahead, so many times; or as often as it comes until `ended`. */
-const endSessions = async (times: number, ended: AbortSignal): Promise<number> => {
+/**
+ * Ends the session in which a batch is merged ahead, from the moment when one had its turn: so many times, or as often as
+ * it comes until `ended`.
+ */
+const endSessions = async (times: number, begun: () => boolean, ended: AbortSignal): Promise<number> => {
   let done = 0;
+  while (!begun() && !ended.aborted) await setImmediate();
   while (done < times && !ended.aborted)
     done += (
       await regions
@@ -107,6 +112,7 @@ test.each([0, 3])(
   `a backlog of small batches is merged whole, many of them ahead, where their session ends %i times (COREGENT_SEED=${seed})`,
   async (times) => {
     const taken = vi.spyOn(MergeAhead.prototype, "take");
+    const ahead = (): number => taken.mock.results.filter(({ value }) => value !== null).length;
     const agent = await regions.agent("b", limits).streaming();
     await regions.equal();
     await agent.stop();
@@ -115,13 +121,12 @@ test.each([0, 3])(
     await regions.db("b").query("UPDATE notes SET body = 'here' WHERE id LIKE 'n%5'");
     const again = regions.agent("b", limits);
     const equal = new AbortController();
-    const ending = endSessions(times, equal.signal);
+    const ending = endSessions(times, () => ahead() > 0, equal.signal);
     await again.streaming();
     await regions.equal(60_000).finally(() => equal.abort());
     const ended = await ending;
-    const ahead = taken.mock.results.filter(({ value }) => value !== null).length;
     // One that is lost is not asked for again soon.
-    expect(ahead).toBeGreaterThan(times === 0 ? 10 : 0);
+    expect(ahead()).toBeGreaterThan(times === 0 ? 10 : 0);
     expect(ended).toBeGreaterThanOrEqual(Math.min(1, times));
     if (times === 0) expect(again.link("a").lastError).toBeNull();
     expect(again.errors()).toEqual([]);
