@@ -260,3 +260,20 @@ test("a session left over that holds the origin is ended", async () => {
   await mergeNow(fresh, put(at(1, 2)));
   await expect(stale.transaction(() => Promise.resolve())).rejects.toThrow();
 });
+
+test("what was looked for before a merge had waited is looked for again", async () => {
+  const { region, rows } = await setUp();
+  await using _ = region;
+  const session = await region.session({ settings });
+  const local = await region.db.connect();
+  // It comes and goes there in one transaction: the update finds no row and the look no tombstone, the upsert waits.
+  await local.query("BEGIN; INSERT INTO t VALUES ('a', 'local')");
+  const upon = batchOf(region.table("t"), [
+    { state: row(at(2, 2), { prev: at(1, 2) }), fields: { id: "a", val: "there" } },
+  ]);
+  const merging = mergeNow(session, upon);
+  await eventually(async () => expect(await region.db.query(blockedSql, ["merge 2"])).toHaveLength(1));
+  await local.query("DELETE FROM t; COMMIT");
+  expect(await merging).toMatchObject({ rowsMerged: 1, rowsSwept: 1 });
+  expect(await rows()).toEqual([]);
+});

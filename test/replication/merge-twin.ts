@@ -73,6 +73,7 @@ export class PureRegion {
   /**
    * What `logged` must be. It may lack a loss where it has a higher one of the key that has seen it: that is enough for
    * L1, and where a state comes again after it was deleted here, this twin has forgotten the tombstone, which had seen it.
+   * What is lacking by right is forgotten here too: if the state comes once more, it may be reported against what is held then.
    */
   reports(logged: readonly Reported[]): Reported[] {
     const has = new Set(logged.map(({ key, loser }) => `${key} ${loser}`));
@@ -84,10 +85,8 @@ export class PureRegion {
           compareStates(of, loss.loser) > 0 &&
           succeeded(loss.loser.version, of),
       );
-    return [...this.log]
-      .filter(([id, loss]) => has.has(id) || !excused(loss))
-      .map(([, loss]) => reported(loss))
-      .sort(byKeyAndLoser);
+    for (const [id, loss] of this.log) if (!has.has(id) && excused(loss)) this.log.delete(id);
+    return [...this.log.values()].map(reported).sort(byKeyAndLoser);
   }
 
   #mergeOne(key: string, incoming: State): void {

@@ -168,6 +168,21 @@ const bothLose: Story = {
   ],
 };
 
+/** As above, and the state comes once more, after a write upon what outranked the tombstone. */
+const comesTwice: Story = {
+  baseline: [],
+  steps: [
+    stepOf("write", 1),
+    stepOf("merge", 0),
+    stepOf("here", 0, { flag: true, skew: 1 }),
+    stepOf("write", 0),
+    stepOf("merge", 0, { picks: [0.9] }),
+    stepOf("merge", 0),
+    stepOf("here", 0),
+    stepOf("merge", 0),
+  ],
+};
+
 const never = Number.POSITIVE_INFINITY;
 
 describe.each<{ version: PostgresVersion; lockFirst: boolean; leastCopied: number; usual: number }>([
@@ -186,7 +201,7 @@ describe.each<{ version: PostgresVersion; lockFirst: boolean; leastCopied: numbe
       const sql = new SqlRegion(region, session, region.table(name), { lockFirst, leastCopied });
       await assert(
         asyncProperty(story, (of) => new Play(sql, name === "owned").run(of)),
-        { ...runs(usual), examples: [[comesAgain], [bothLose]] },
+        { ...runs(usual), examples: [[comesAgain], [bothLose], [comesTwice]] },
       );
     },
     300_000,

@@ -1,8 +1,11 @@
 import { expect, test } from "vitest";
+import type { Batch } from "../../src/replication/batch.ts";
 import { keepaliveBatch } from "../../src/replication/batch.ts";
 import { readProgress } from "../../src/replication/progress.ts";
-import { MergeRegion } from "./merge-fixture.ts";
-import { contextIn, LocalMerger } from "./merger-fixture.ts";
+import { eventually } from "../support/eventually.ts";
+import { batchOf, MergeRegion } from "./merge-fixture.ts";
+import { at, blockedSql, row } from "./merge-helpers.ts";
+import { batchUntil, contextIn, LocalMerger } from "./merger-fixture.ts";
 
 const from = 5_000n;
 
@@ -21,3 +24,65 @@ test("progress does not go back to where a source has begun to read", async () =
   await local.merge(keepaliveBatch(7_000n, 0n));
   expect((await readProgress(session, 2))?.lsn).toBe(7_000n);
 });
+
+/** A merger whose commits wait for as long as another session holds the progress. */
+const held = async (lockTimeout: string) => {
+  const region = await MergeRegion.create({ schema: "CREATE TABLE t (id text PRIMARY KEY, val text)" });
+  const session = await region.session({ settings: { lock_timeout: lockTimeout } });
+  const local = new LocalMerger(contextIn(region), { session });
+  const batch = (endLsn: bigint, id: string): Batch =>
+    batchUntil(
+      endLsn,
+      batchOf(region.table("t"), [{ state: row(at(Number(endLsn), 2)), fields: { id, val: id } }]),
+    );
+  await local.merge(batch(1n, "first"));
+  const holder = await region.db.connect();
+  await holder.query("BEGIN; SELECT FROM coregent.progress FOR UPDATE");
+  const ids = async () => (await region.db.query("SELECT id FROM t ORDER BY id")).map(({ id }) => id);
+  const { signal } = new AbortController();
+  return { region, session, local, batch, holder, ids, signal };
+};
+
+test("a batch is merged while the commit before it is not answered, and is committed after it", async () => {
+  const { region, session, local, batch, holder, ids, signal } = await held("20s");
+  await using _ = region;
+  const a = await local.merger.merge(batch(2n, "a"), signal);
+  const b = local.merger.merge(batch(3n, "b"), signal);
+  await eventually(async () => expect(await region.db.query(blockedSql, ["merge 2"])).toHaveLength(1));
+  expect(await ids()).toEqual(["first"]);
+  expect(local.status.mergedLsn).toBe(1n);
+  await holder.query("ROLLBACK");
+  await a.committed;
+  expect(await ids()).toContain("a");
+  const { committed } = await b;
+  await committed;
+  expect(await ids()).toEqual(["a", "b", "first"]);
+  expect((await readProgress(session, 2))?.lsn).toBe(3n);
+  expect(local.status).toMatchObject({ mergedLsn: 3n, transactions: 3, rows: 3 });
+});
+
+const refusingAtCommit = `
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused' USING ERRCODE = '55P03'; END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+  FOR EACH ROW WHEN (NEW.id = 'a') EXECUTE FUNCTION refuse();
+ALTER TABLE t ENABLE ALWAYS TRIGGER refuse`;
+
+test.each(["its progress", "itself"])(
+  "a batch is not committed where the commit before it has failed by %s",
+  async (by) => {
+    const { region, session, local, batch, holder, ids, signal } = await held("300ms");
+    await using _ = region;
+    if (by === "itself") await holder.query(`ROLLBACK; ${refusingAtCommit}`);
+    const { committed } = await local.merger.merge(batch(2n, "a"), signal);
+    const next = local.merger.merge(batch(3n, "b"), signal);
+    await expect(committed).rejects.toMatchObject({ code: "55P03" });
+    await expect(next).rejects.toThrow();
+    await expect(local.merger.merge(batch(4n, "c"), signal)).rejects.toThrow();
+    await expect(local.merger.merge(keepaliveBatch(9n, 0n), signal)).rejects.toThrow();
+    await holder.query("ROLLBACK");
+    expect(await ids()).toEqual(["first"]);
+    await session.rollback();
+    expect((await readProgress(session, 2))?.lsn).toBe(1n);
+    expect(local.status).toMatchObject({ mergedLsn: 1n, transactions: 1, rows: 1 });
+  },
+);
