@@ -15,7 +15,7 @@ const letters = {
   sync: code("S"),
 } as const;
 
-/** What is longer is not copied. */
+/** Bytes that are more are not copied. */
 const longBytes = 4096;
 const firstBytes = 1024;
 const binaryFormat = 1;
@@ -35,8 +35,7 @@ export class ExtendedQuery {
 
   /** Prepares a statement under a name. */
   parse(name: string, text: string): void {
-    const nameBytes = Buffer.byteLength(name);
-    this.#message(letters.parse, 4 + nameBytes + Buffer.byteLength(text));
+    this.#message(letters.parse, 4 + Buffer.byteLength(name) + Buffer.byteLength(text));
     this.#cString(name);
     this.#cString(text);
     this.#int16(0);
@@ -54,8 +53,9 @@ export class ExtendedQuery {
     for (const value of values) this.#int16(value instanceof Uint8Array ? binaryFormat : 0);
     this.#int16(values.length);
     for (const [i, value] of values.entries()) {
-      this.#int32(lengths[i] ?? -1);
-      if (typeof value === "string") this.#text(value);
+      const length = lengths[i] ?? -1;
+      this.#int32(length);
+      if (typeof value === "string") this.#text(value, length);
       else if (value !== null) this.#binary(value);
     }
     this.#int16(0);
@@ -102,9 +102,8 @@ export class ExtendedQuery {
     this.#at = 0;
   }
 
-  #text(value: string): void {
-    // No character takes more.
-    this.#room(3 * value.length);
+  #text(value: string, bytes = Buffer.byteLength(value)): void {
+    this.#room(bytes);
     this.#at += this.#bytes.write(value, this.#at);
   }
 

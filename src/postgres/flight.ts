@@ -38,6 +38,8 @@ interface Asked {
   readonly rows: Record<string, unknown>[];
   readonly resolve: (answer: Answer) => void;
   readonly reject: (error: Error) => void;
+  /** What the server has sent cannot be read. */
+  unreadable: Error | null;
 }
 
 /** What of the driver's connection is used; its types leave most of it out. */
@@ -64,11 +66,12 @@ const DriverQuery = Query as unknown as new (text: string) => {
  *     const answers = [flight.ask(a, []), flight.ask(b, [7])];
  *     flight.sendBy(client); // one that pipelines
  *
- * Outside of a transaction they are one: the server begins it with the first and commits it with the last.
+ * Statements of a flight that are in no transaction are one together: the server commits it with the Sync.
  */
 export class Flight extends DriverQuery {
   readonly #asked: Asked[] = [];
   #answered = 0;
+  #endLast = (): void => undefined;
 
   constructor() {
     super("");
@@ -77,7 +80,7 @@ export class Flight extends DriverQuery {
   /** @throws the server's error, or that the session has ended */
   ask(statement: Statement, values: readonly Parameter[]): Promise<Answer> {
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
-    this.#asked.push({ statement, values: values.map(valueOf), rows: [], resolve, reject });
+    this.#asked.push({ statement, values: values.map(valueOf), rows: [], resolve, reject, unreadable: null });
     this.#follow();
     return promise;
   }
@@ -112,23 +115,34 @@ export class Flight extends DriverQuery {
   }
 
   handleDataRow({ fields }: { readonly fields: readonly (string | null)[] }): void {
-    const { statement, rows } = this.#current;
+    const asked = this.#current;
     const row: Record<string, unknown> = {};
-    for (const [i, { name, parse }] of (statement.columns ?? []).entries()) {
-      const text = fields[i] ?? null;
-      row[name] = text === null ? null : parse(text);
+    try {
+      for (const [i, { name, parse }] of (asked.statement.columns ?? []).entries()) {
+        const text = fields[i] ?? null;
+        row[name] = text === null ? null : parse(text);
+      }
+    } catch (error) {
+      asked.unreadable ??= error instanceof Error ? error : new Error(String(error));
     }
-    rows.push(row);
+    asked.rows.push(row);
   }
 
   handleCommandComplete({ text }: { readonly text: string }): void {
-    const { statement, rows, resolve } = this.#current;
+    const { statement, rows, resolve, reject, unreadable } = this.#current;
     statement.columns ??= [];
-    this.#answered += 1;
-    this.#follow();
     const words = text.split(" ");
     const count = words.length > 1 ? Number(words.at(-1)) : Number.NaN;
-    resolve({ rows, rowCount: Number.isNaN(count) ? null : count, command: words[0] ?? "" });
+    const answer = { rows, rowCount: Number.isNaN(count) ? null : count, command: words[0] ?? "" };
+    const end = (): void => {
+      this.#answered += 1;
+      this.#follow();
+      if (unreadable === null) resolve(answer);
+      else reject(unreadable);
+    };
+    // Behind the last there is the Sync, which may commit it.
+    if (this.#answered === this.#asked.length - 1) this.#endLast = end;
+    else end();
   }
 
   handleError(error: Error, wire: Wire): void {
@@ -140,7 +154,7 @@ export class Flight extends DriverQuery {
   }
 
   handleReadyForQuery(): void {
-    // Each has heard its own end.
+    this.#endLast();
   }
 
   get #current(): Asked {

@@ -62,6 +62,7 @@ export interface Shape {
   readonly absent: readonly number[];
   /** Positions of columns whose value the WAL did not hold, ascending. */
   readonly unchanged: readonly number[];
+  /** One array for each shape of a layout: texts of statements are kept by it. */
   readonly carried: readonly Column[];
 }
 

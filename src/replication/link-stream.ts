@@ -66,9 +66,9 @@ export class LinkStream {
   #source: { pause(): void; resume(): void; hurry(): void } | null = null;
   #stream: ReplicationStream | null = null;
   /** Rejects where one of the transactions that are streamed has not committed. */
-  #committed: Promise<unknown> = Promise.resolve();
-  /** The last batch that was taken. */
-  #taken: Batch | null = null;
+  #streamedCommitted: Promise<unknown> = Promise.resolve();
+  /** Batches that are being merged, or whose commit was not answered. */
+  readonly #taken: Batch[] = [];
   /** Aborted when nothing more is read. */
   readonly #lost = new AbortController();
 
@@ -90,9 +90,9 @@ export class LinkStream {
       ...target,
       sourceRegion: peer.id,
       streamed: (xid) => {
-        this.#committed = Promise.all([this.#committed, checkCommitted(parts.source, xid)]);
+        this.#streamedCommitted = Promise.all([this.#streamedCommitted, checkCommitted(parts.source, xid)]);
         // It may go on for long without a row of ours, and what commits meanwhile waits for its end.
-        this.#committed.catch((error: unknown) => this.#fail(error));
+        this.#streamedCommitted.catch((error: unknown) => this.#fail(error));
       },
     });
   }
@@ -208,10 +208,10 @@ export class LinkStream {
     for (;;) {
       if (this.#inbox.holdsBack) merger.prepareAhead();
       const batch = await this.#next(merger, ending);
-      await unless(ending, this.#committed);
-      this.#taken = batch;
+      await unless(ending, this.#streamedCommitted);
+      this.#taken.push(batch);
       status.receivedLsn = batch.endLsn > status.receivedLsn ? batch.endLsn : status.receivedLsn;
-      status.pendingCommitMs = batch.states > 0 ? Number(batch.commitTime / 1000n) : 0;
+      this.#notePending();
       const merging = merger.merge(batch, ending);
       setImmediate(() => {
         if (this.#inbox.next !== null) merger.prepare(this.#inbox.next);
@@ -228,10 +228,17 @@ export class LinkStream {
   #merged(batch: Batch): void {
     const { status, context, merged } = this.#parts;
     merged();
-    if (this.#taken === batch && this.#isCurrent) {
-      status.pendingCommitMs = 0;
-      status.currentAtMs = context.clock.now();
-    }
+    this.#taken.splice(0, this.#taken.indexOf(batch) + 1);
+    this.#notePending();
+    if (this.#taken.length === 0 && this.#isCurrent) status.currentAtMs = context.clock.now();
+  }
+
+  /** What waits in the inbox is noted when it is taken. */
+  #notePending(): void {
+    const { status } = this.#parts;
+    const oldest = this.#taken.find(({ states }) => states > 0);
+    if (oldest !== undefined) status.pendingCommitMs = Number(oldest.commitTime / 1000n);
+    else if (this.#taken.length > 0 || this.#isCurrent) status.pendingCommitMs = 0;
   }
 
   /** Whether nothing has come that is not taken. */

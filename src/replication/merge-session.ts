@@ -91,6 +91,8 @@ export class MergeSession implements AsyncDisposable {
   #asked = 0;
   #epoch = 0;
   #open = false;
+  /** A COMMIT failed by itself, which ends the transaction, or was not done, as something before it had failed. */
+  #mayBeOpen = false;
 
   private constructor(
     client: Client,
@@ -151,6 +153,7 @@ export class MergeSession implements AsyncDisposable {
   /** Its answer is not waited for: if the line has gone, what follows fails as well. */
   async begin(): Promise<void> {
     await this.#setUpOrigin();
+    // A COMMIT in the same flight, if it failed, would take BEGIN with it, and what follows would be committed by itself.
     this.#send();
     this.#open = true;
     this.query("BEGIN").catch(() => undefined);
@@ -170,8 +173,7 @@ export class MergeSession implements AsyncDisposable {
       const [, { command }] = await together([reset, asked]);
       if (command !== "COMMIT") throw new NotCommitted(command);
     } catch (error) {
-      // It was not done where a statement before it has failed.
-      if (!(error instanceof NotCommitted)) this.#open = true;
+      this.#mayBeOpen = true;
       throw error;
     }
   }
@@ -186,8 +188,10 @@ export class MergeSession implements AsyncDisposable {
     this.#epoch += 1;
     this.#statements.clear();
     // In one message: what another part of the link asks in between would be prepared, and forgotten again.
-    await this.client.query(this.#open ? "ROLLBACK; DEALLOCATE ALL" : "DEALLOCATE ALL");
+    const open = this.#open || this.#mayBeOpen;
+    await this.client.query(open ? "ROLLBACK; DEALLOCATE ALL" : "DEALLOCATE ALL");
     this.#open = false;
+    this.#mayBeOpen = false;
     const { parsedStatements } = this.#client.connection as { parsedStatements?: Record<string, string> };
     for (const { name } of statements)
       if (parsedStatements !== undefined) Reflect.deleteProperty(parsedStatements, name);
@@ -208,7 +212,7 @@ export class MergeSession implements AsyncDisposable {
 
   /**
    * One statement, prepared once for each text. In a transaction, what is asked in one turn of the event loop goes in one
-   * flight, and so do COMMIT and what follows it.
+   * flight; so do COMMIT and what is asked behind it in its turn. Else a statement goes by itself.
    */
   async query<R = Record<string, unknown>>(
     text: string,

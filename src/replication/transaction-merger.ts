@@ -39,7 +39,7 @@ interface TargetPositions {
 
 /** A batch of which nothing is left to be asked. */
 export interface Merged {
-  /** Resolves when it is committed, too; at once for what does not end a transaction. @throws what the link reacts to */
+  /** Resolves when all that was sent to be committed is: this batch too, if it ends a transaction. @throws what the link reacts to */
   readonly committed: Promise<void>;
 }
 
@@ -64,7 +64,7 @@ const newTransaction = (): OpenTransaction => ({
  * pieces and stays one; a row that had to be fetched keeps the transaction open until the stream has passed the
  * position of the fetch.
  *
- * A commit is sent, and its answer not waited for: the next batch may follow it in the same flight. That one is not committed
+ * A commit is sent, and its answer not waited for: the next batch follows it. That one is not committed
  * before the answer was good, so commits come in the peer's order and none is missing. A commit that fails ends the link.
  */
 export class TransactionMerger implements AsyncDisposable {
@@ -77,6 +77,8 @@ export class TransactionMerger implements AsyncDisposable {
   #open = newTransaction();
   /** The last commit that was sent. */
   #committed: Promise<void> = Promise.resolve();
+  /** It has failed: nothing is merged any more. */
+  #commitFailed = false;
   #queued = 0;
   #turn: Promise<unknown> = Promise.resolve();
   /** An idle position that is not in the progress yet, and when the last one was put there. */
@@ -150,7 +152,7 @@ export class TransactionMerger implements AsyncDisposable {
 
   async #merge(batch: Batch, signal: AbortSignal): Promise<void> {
     // Only what is asked in one session is answered in order.
-    if (this.#ahead.inUse) await this.#committed;
+    if (this.#ahead.inUse || this.#commitFailed) await this.#committed;
     const begun = this.#ahead.take(batch, this.#session);
     if (begun !== null) this.#session = begun.session;
     const session = this.#session;
@@ -205,6 +207,7 @@ export class TransactionMerger implements AsyncDisposable {
     } catch (error) {
       // The batch is here still, and is tried again.
       this.#committed = Promise.resolve();
+      this.#commitFailed = false;
       throw error;
     }
   }
@@ -247,9 +250,10 @@ export class TransactionMerger implements AsyncDisposable {
     if (mergeThrough !== null && (open.mergeThrough === null || mergeThrough > open.mergeThrough)) {
       open.mergeThrough = mergeThrough;
     }
+    if (batch.endsTransaction) await markMisfits(this.#session, this.#options.origin, open.skipped);
   }
 
-  /** Sends the commit, if the transaction is to end. The one before has been answered: the states of this batch were asked after it. */
+  /** Sends the commit, if the transaction is to end. Nearly always the one before was answered with the states of this batch. */
   async #commit(batch: Batch): Promise<void> {
     const { origin, incarnation } = this.#options;
     const session = this.#session;
@@ -259,7 +263,6 @@ export class TransactionMerger implements AsyncDisposable {
       this.#options.askPosition();
       return;
     }
-    await markMisfits(session, origin, done.skipped);
     await this.#committed;
     const { endLsn: lsn, commitTime } = batch;
     this.#reset();
@@ -268,7 +271,9 @@ export class TransactionMerger implements AsyncDisposable {
       session.commit().then(() => this.#account(batch, done)),
       this.#positions(),
     ]).then(([, , positions]) => this.#noteDurable(positions, lsn));
-    this.#committed.catch(() => undefined);
+    this.#committed.catch(() => {
+      this.#commitFailed = true;
+    });
   }
 
   /** Nothing to merge: the position is recorded now and then, so that the peer's WAL can go. */
@@ -286,10 +291,10 @@ export class TransactionMerger implements AsyncDisposable {
     }
   }
 
-  /** In how many ms an idle position is to be recorded; null: there is none. */
+  /** In how many ms an idle position is to be recorded; null: there is none, or a transaction is open, whose end will say more. */
   idleDueMs(): number | null {
     const { clock, limits } = this.#options.context;
-    return this.#unrecorded === null
+    return this.#unrecorded === null || this.#session.inTransaction
       ? null
       : Math.max(0, this.#recordedAtMs + limits.idleProgressMs - clock.monotonic());
   }
@@ -303,6 +308,7 @@ export class TransactionMerger implements AsyncDisposable {
     const { origin, incarnation, context } = this.#options;
     const session = this.#session;
     await this.#committed;
+    if (session.inTransaction) return;
     const position = this.#unrecorded;
     this.#unrecorded = null;
     if (position === null || position.endLsn <= this.#merged) {

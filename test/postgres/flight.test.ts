@@ -98,6 +98,15 @@ test("after one that fails the others are not done, and the transaction is to be
   expect(await db.query("SELECT n FROM t")).toEqual([]);
 });
 
+test("a statement that is committed by the Sync has failed where that fails", async () => {
+  await db.query(`
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
+    CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+      FOR EACH ROW WHEN (NEW.n = 13) EXECUTE FUNCTION refuse()`);
+  await expect(one(insert(), 13)).rejects.toThrow("refused");
+  expect(await one(insert(), 14)).toMatchObject({ rowCount: 1 });
+});
+
 test("what was not parsed because of another's failure is parsed with its next execution", async () => {
   const later = statement("SELECT 7 AS n");
   await fly([statement("SELECT 1 / 0")], [later]);

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import type { Batch } from "../../src/replication/batch.ts";
-import { keepaliveBatch } from "../../src/replication/batch.ts";
+import { systemClock } from "../../src/clock.ts";
+import { type Batch, keepaliveBatch } from "../../src/replication/batch.ts";
 import { readProgress } from "../../src/replication/progress.ts";
 import { eventually } from "../support/eventually.ts";
 import { batchOf, MergeRegion } from "./merge-fixture.ts";
@@ -86,3 +86,41 @@ test.each(["its progress", "itself"])(
     expect(local.status).toMatchObject({ mergedLsn: 1n, transactions: 1, rows: 1 });
   },
 );
+
+test("nothing of a batch is kept that was asked when the commit before it had failed", async () => {
+  const { region, local, holder, batch, ids, signal } = await held("300ms");
+  await using _ = region;
+  await holder.query(`ROLLBACK; ${refusingAtCommit}`);
+  // As many new keys as go by COPY.
+  const many = Array.from({ length: 300 }, (_, i) => ({
+    state: row(at(i, 2)),
+    fields: { id: `b${i}`, val: "" },
+  }));
+  const { committed } = await local.merger.merge(batch(2n, "a"), signal);
+  const polled = local.merger.pollDurable();
+  const next = local.merger.merge(batchUntil(3n, batchOf(region.table("t"), many)), signal);
+  await expect(committed).rejects.toThrow("refused");
+  await polled.catch(() => undefined);
+  await expect(next).rejects.toThrow("refused");
+  expect(await ids()).toEqual(["first"]);
+});
+
+test("an idle position is not recorded while a transaction is open, which that would commit", async () => {
+  await using region = await MergeRegion.create({ schema: "CREATE TABLE t (id text PRIMARY KEY, val text)" });
+  await using session = await region.session();
+  let now = 0;
+  const clock = { ...systemClock(), monotonic: () => now };
+  const local = new LocalMerger(contextIn(region, { clock, limits: { idleProgressMs: 1_000 } }), { session });
+  await local.merge(keepaliveBatch(1n, 0n));
+  await local.merge(keepaliveBatch(2n, 0n));
+  const piece = batchOf(region.table("t"), [{ state: row(at(1, 2)), fields: { id: "a", val: "" } }]);
+  await local.merge({ ...batchUntil(3n, piece), transactions: 0, endsTransaction: false });
+  now = 5_000;
+  expect(local.merger.idleDueMs()).toBeNull();
+  await local.merger.recordIdle();
+  expect(await region.db.query("SELECT id FROM t")).toEqual([]);
+  const end = batchOf(region.table("t"), [{ state: row(at(2, 2)), fields: { id: "b", val: "" } }]);
+  await local.merge(batchUntil(4n, end));
+  expect(await region.db.query("SELECT id FROM t ORDER BY id")).toEqual([{ id: "a" }, { id: "b" }]);
+  expect((await readProgress(session, 2))?.lsn).toBe(4n);
+});
