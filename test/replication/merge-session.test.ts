@@ -50,3 +50,29 @@ test("a commit that is not done because something before it failed leaves a tran
   await session.transaction(async () => void (await session.query(insert("c"))));
   expect(await region.db.query("SELECT id FROM t")).toEqual([{ id: "c" }]);
 });
+
+test("after a commit that failed there is no transaction, or one that is rolled back", async () => {
+  await using region = await MergeRegion.create({ schema });
+  await region.db.query(`
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
+    CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+      FOR EACH ROW WHEN (NEW.id = 'late') EXECUTE FUNCTION refuse();
+    ALTER TABLE t ENABLE ALWAYS TRIGGER refuse`);
+  const session = await region.session();
+  for (const [id, before] of [
+    ["late", "SELECT 1"],
+    ["skipped", "SELECT 1 / 0"],
+  ] as const) {
+    await session.begin();
+    await session.query(insert(id));
+    const [, committed] = await Promise.allSettled([session.query(before), session.commit()]);
+    expect(committed).toMatchObject({ status: "rejected" });
+    expect(session.inTransaction).toBe(false);
+    await session.rollback();
+    await session.transaction(async () => void (await session.query(insert(`after ${id}`))));
+  }
+  expect(await region.db.query("SELECT id FROM t ORDER BY id")).toEqual([
+    { id: "after late" },
+    { id: "after skipped" },
+  ]);
+});
