@@ -5,6 +5,14 @@ import { corked } from "../corked.ts";
 /** As text; bytes as the type's receive function reads them; null is NULL. */
 export type Value = string | Uint8Array | null;
 
+/** What of the driver's connection is used; its types leave most of it out. */
+export interface Wire {
+  readonly stream: Writable;
+  /** Texts of statements by name: those which the server has prepared, and those which were sent to be. */
+  readonly parsedStatements: Readonly<Record<string, string>>;
+  readonly submittedNamedStatements: Record<string, string>;
+}
+
 const code = (letter: string): number => letter.charCodeAt(0);
 const letters = {
   parse: code("P"),
@@ -33,16 +41,29 @@ export class ExtendedQuery {
   /** What lies before, and long values between. */
   readonly #before: Uint8Array[] = [];
 
-  /** Prepares a statement under a name. */
-  parse(name: string, text: string): void {
+  /** Runs a statement that stays prepared in its session, and prepares it where it is not. */
+  run(
+    wire: Wire,
+    { name, text }: { readonly name: string; readonly text: string },
+    { values, describe }: { readonly values: readonly Value[]; readonly describe: boolean },
+  ): void {
+    if ((wire.parsedStatements[name] ?? wire.submittedNamedStatements[name]) === undefined) {
+      wire.submittedNamedStatements[name] = text;
+      this.#parse(name, text);
+    }
+    this.#bind(name, values);
+    if (describe) this.#describe();
+    this.#execute();
+  }
+
+  #parse(name: string, text: string): void {
     this.#message(letters.parse, 4 + Buffer.byteLength(name) + Buffer.byteLength(text));
     this.#cString(name);
     this.#cString(text);
     this.#int16(0);
   }
 
-  /** Gives a prepared statement its parameters. */
-  bind(name: string, values: readonly Value[]): void {
+  #bind(name: string, values: readonly Value[]): void {
     const lengths = values.map(lengthOf);
     let bytes = 8 + Buffer.byteLength(name) + 6 * values.length;
     for (const length of lengths) bytes += Math.max(0, length);
@@ -62,23 +83,22 @@ export class ExtendedQuery {
   }
 
   /** Asks for the columns of the result. */
-  describe(): void {
+  #describe(): void {
     this.#message(letters.describe, 2);
     this.#byte(letters.portal);
     this.#byte(0);
   }
 
-  execute(): void {
+  #execute(): void {
     this.#message(letters.execute, 5);
     this.#byte(0);
     this.#int32(0);
   }
 
-  sync(): void {
+  /** Sends all of it, with a Sync behind; nothing where the connection is gone. */
+  sendTo({ stream }: Wire): void {
     this.#message(letters.sync, 0);
-  }
-
-  sendTo(stream: Pick<Writable, "cork" | "uncork" | "write">): void {
+    if (!stream.writable) return;
     corked(stream, () => {
       for (const bytes of this.#before) stream.write(bytes);
       stream.write(this.#bytes.subarray(0, this.#at));

@@ -1,5 +1,5 @@
-import { type Client, type Connection, type FieldDef, Query, types } from "pg";
-import { ExtendedQuery, type Value } from "./extended-query.ts";
+import { type Client, type FieldDef, Query, types } from "pg";
+import { ExtendedQuery, type Value, type Wire } from "./extended-query.ts";
 
 /** What a parameter may be: bytes as the type's receive function reads them; an array of an array type. */
 export type Parameter = Scalar | Uint8Array | readonly Scalar[];
@@ -40,12 +40,6 @@ interface Asked {
   readonly reject: (error: Error) => void;
   /** What the server has sent cannot be read. */
   unreadable: Error | null;
-}
-
-/** What of the driver's connection is used; its types leave most of it out. */
-interface Wire extends Connection {
-  readonly parsedStatements: Readonly<Record<string, string>>;
-  readonly submittedNamedStatements: Record<string, string>;
 }
 
 /** The driver's; its type knows the built-in types only. */
@@ -91,18 +85,9 @@ export class Flight extends DriverQuery {
 
   submit(wire: Wire): null {
     const query = new ExtendedQuery();
-    for (const { statement, values } of this.#asked) {
-      const { name, text, columns } = statement;
-      if ((wire.parsedStatements[name] ?? wire.submittedNamedStatements[name]) === undefined) {
-        wire.submittedNamedStatements[name] = text;
-        query.parse(name, text);
-      }
-      query.bind(name, values);
-      if (columns === null) query.describe();
-      query.execute();
-    }
-    query.sync();
-    if (wire.stream.writable) query.sendTo(wire.stream);
+    for (const { statement, values } of this.#asked)
+      query.run(wire, statement, { values, describe: statement.columns === null });
+    query.sendTo(wire);
     return null;
   }
 

@@ -1,6 +1,6 @@
-import type { Writable } from "node:stream";
 import { type Client, type ClientBase, type FieldDef, Query } from "pg";
-import { ExtendedQuery } from "../postgres/extended-query.ts";
+import { ExtendedQuery, type Wire } from "../postgres/extended-query.ts";
+import { remembered } from "../remembered.ts";
 
 export interface PreparedStatement {
   /** Under which it stays prepared in the session: one text for ever. */
@@ -35,15 +35,8 @@ export const preparedFields = (
 ): readonly FieldDef[] | null => {
   const { connection } = client as unknown as { readonly connection: Wire };
   if (connection.parsedStatements[name] !== text) return null;
-  return knownFields.get(connection)?.get(name) ?? null;
+  return fieldsOf(connection).get(name) ?? null;
 };
-
-/** What of the driver's connection is used; most of it is not in its types. */
-interface Wire {
-  readonly stream: Writable;
-  readonly parsedStatements: Readonly<Record<string, string>>;
-  readonly submittedNamedStatements: Record<string, string>;
-}
 
 interface Outcome {
   readonly resolve: (result: PreparedResult) => void;
@@ -51,13 +44,7 @@ interface Outcome {
 }
 
 /** The columns of each statement's result, by session and name. */
-const knownFields = new WeakMap<Wire, Map<string, readonly FieldDef[]>>();
-
-const fieldsOf = (wire: Wire): Map<string, readonly FieldDef[]> => {
-  const known = knownFields.get(wire) ?? new Map<string, readonly FieldDef[]>();
-  knownFields.set(wire, known);
-  return known;
-};
+const fieldsOf = remembered((_wire: Wire) => new Map<string, readonly FieldDef[]>());
 
 // Where statements are sent ahead, the driver takes its own kind of query only. Its types leave the handlers out.
 const DriverQuery = Query as unknown as new (text: string) => object;
@@ -86,16 +73,9 @@ class PreparedQuery extends DriverQuery {
       return new Error(`the prepared statement ${name} is another one`);
     }
     this.#fields = fieldsOf(wire).get(name);
-    if (parsed === undefined) wire.submittedNamedStatements[name] = text;
-    if (wire.stream.writable) {
-      const query = new ExtendedQuery();
-      if (parsed === undefined) query.parse(name, text);
-      query.bind(name, this.#values);
-      if (this.#fields === undefined) query.describe();
-      query.execute();
-      query.sync();
-      query.sendTo(wire.stream);
-    }
+    const query = new ExtendedQuery();
+    query.run(wire, this, { values: this.#values, describe: this.#fields === undefined });
+    query.sendTo(wire);
     return null;
   }
 

@@ -155,6 +155,12 @@ const comesAgain: Story = {
   ],
 };
 
+/** And once more, after a write upon what outranked the tombstone. */
+const comesTwice: Story = {
+  baseline: [],
+  steps: [...comesAgain.steps, stepOf("here", 0), stepOf("merge", 0)],
+};
+
 /** Two writes of one region lose, the later one upon the other, and come one after the other: both are logged. */
 const bothLose: Story = {
   baseline: [],
@@ -165,21 +171,6 @@ const bothLose: Story = {
     stepOf("merge", 0, { picks: [0.9] }),
     stepOf("merge", 0),
     stepOf("merge", 0, { picks: [0.5] }),
-  ],
-};
-
-/** As above, and the state comes once more, after a write upon what outranked the tombstone. */
-const comesTwice: Story = {
-  baseline: [],
-  steps: [
-    stepOf("write", 1),
-    stepOf("merge", 0),
-    stepOf("here", 0, { flag: true, skew: 1 }),
-    stepOf("write", 0),
-    stepOf("merge", 0, { picks: [0.9] }),
-    stepOf("merge", 0),
-    stepOf("here", 0),
-    stepOf("merge", 0),
   ],
 };
 
