@@ -7,6 +7,7 @@ import { freshKeys, withKeys } from "../write/keys.ts";
 import type { Operation, SelectOperation } from "../write/operation.ts";
 import { type SessionToken, SessionTokenFormat } from "../write/session-token.ts";
 import type { ReadOutcome, WriteOutcome } from "../write/writer.ts";
+import { remembered } from "../remembered.ts";
 import type { ApiParts, Principal, Right } from "./api-parts.ts";
 import { parseIdempotencyKey, parsePrefer, type Preferences } from "./headers.ts";
 
@@ -19,13 +20,7 @@ declare module "fastify" {
   }
 }
 
-const formats = new WeakMap<ApiParts, SessionTokenFormat>();
-
-const tokensOf = (parts: ApiParts): SessionTokenFormat => {
-  const format = formats.get(parts) ?? new SessionTokenFormat(parts.cluster);
-  formats.set(parts, format);
-  return format;
-};
+const tokensOf = remembered(({ cluster }: ApiParts) => new SessionTokenFormat(cluster));
 
 /** One request to the API and its answer: what the headers say, who asks, and what is sent to the writer. */
 export class Exchange {

@@ -1,5 +1,6 @@
 import type { ClientBase } from "pg";
 import type { Failover, Route } from "../../regions/table-settings.ts";
+import { remembered } from "../remembered.ts";
 import { type Catalog, type CatalogTable, findTable } from "./catalog.ts";
 import type { JsonValue, Key, Operation, RowValues } from "./operation.ts";
 import { ownerStatement } from "./statements.ts";
@@ -86,19 +87,10 @@ const rowsOf = (
   }
 };
 
-const names = new WeakMap<CatalogTable, string>();
 let named = 0;
 
 /** Of the prepared statement: another one for each catalog that was read, since the table may have changed. */
-const lookUpName = (table: CatalogTable): string => {
-  let name = names.get(table);
-  if (name === undefined) {
-    named += 1;
-    name = `coregent owner ${named}`;
-    names.set(table, name);
-  }
-  return name;
-};
+const lookUpName = remembered((_table: CatalogTable) => `coregent owner ${++named}`);
 
 const lookUp = async (client: ClientBase, wanted: readonly Wanted[]): Promise<(string | null)[]> => {
   const answers = await Promise.allSettled(

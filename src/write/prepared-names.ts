@@ -1,16 +1,13 @@
 import { createHash } from "node:crypto";
+import { remembered } from "../remembered.ts";
 import type { Catalog } from "./catalog.ts";
 
 const maxPrepared = 200;
-const prepared = new WeakMap<Catalog, Map<string, string>>();
+const namesIn = remembered((_catalog: Catalog) => new Map<string, string>());
 
 /** The name under which a statement stays prepared in each session; undefined: it does not, the names are used up. */
 export const preparedName = (text: string, catalog: Catalog): string | undefined => {
-  let names = prepared.get(catalog);
-  if (names === undefined) {
-    names = new Map();
-    prepared.set(catalog, names);
-  }
+  const names = namesIn(catalog);
   let name = names.get(text);
   if (name === undefined && names.size < maxPrepared) {
     const digest = createHash("sha256").update(text).digest("hex").slice(0, 24);

@@ -1,5 +1,6 @@
 import { Problem } from "../problems.ts";
 import { identifier, list } from "../postgres/identifiers.ts";
+import { remembered } from "../remembered.ts";
 import type { CatalogColumn, CatalogTable } from "./catalog.ts";
 import type { Returning, RowValues, UpsertOperation } from "./operation.ts";
 import {
@@ -104,7 +105,7 @@ export interface InsertPlan extends Omit<Statement, "values"> {
 }
 
 const maxPlans = 100;
-const plans = new WeakMap<CatalogTable, Map<string, InsertPlan>>();
+const plansOf = remembered((_table: CatalogTable) => new Map<string, InsertPlan>());
 
 /**
  * The insert of a row under a key that was made for it. Rows that name the same columns have the same.
@@ -113,8 +114,7 @@ const plans = new WeakMap<CatalogTable, Map<string, InsertPlan>>();
 export const insertPlan = (table: CatalogTable, row: RowValues, options: RowsOptions): InsertPlan | null => {
   const { returning, region } = options;
   const usual = returning === null || returning.length === 0;
-  const known = plans.get(table) ?? new Map<string, InsertPlan>();
-  plans.set(table, known);
+  const known = plansOf(table);
   const id = JSON.stringify([region, returning === null, ...row.keys()]);
   const plan = usual ? known.get(id) : undefined;
   if (plan !== undefined) return plan;

@@ -1,4 +1,5 @@
 import { identifier, list } from "../postgres/identifiers.ts";
+import { remembered } from "../remembered.ts";
 import type { CatalogColumn, CatalogTable } from "./catalog.ts";
 import type { Key, Returning } from "./operation.ts";
 import { relation, selectList, type Shape } from "./statements.ts";
@@ -14,7 +15,7 @@ export interface RowsByKeys {
 }
 
 const maxPlans = 100;
-const plans = new WeakMap<CatalogTable, Map<string, RowsByKeys>>();
+const plansOf = remembered((_table: CatalogTable) => new Map<string, RowsByKeys>());
 
 /**
  * The same object for the same table and columns.
@@ -22,8 +23,7 @@ const plans = new WeakMap<CatalogTable, Map<string, RowsByKeys>>();
  * @throws Problem `column-unknown`
  */
 export const rowsByKeys = (table: CatalogTable, columns: Returning): RowsByKeys | null => {
-  const known = plans.get(table) ?? new Map<string, RowsByKeys>();
-  plans.set(table, known);
+  const known = plansOf(table);
   const id = columns === null ? "" : JSON.stringify(columns);
   const plan = known.get(id);
   if (plan !== undefined) return plan;

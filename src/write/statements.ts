@@ -1,5 +1,6 @@
 import { Problem } from "../problems.ts";
 import { identifier, qualified } from "../postgres/identifiers.ts";
+import { remembered } from "../remembered.ts";
 import { type CatalogColumn, type CatalogTable, findColumn } from "./catalog.ts";
 import type {
   DeleteOperation,
@@ -71,7 +72,7 @@ export interface SelectList {
   readonly shape: Shape;
 }
 
-const wholeLists = new WeakMap<CatalogTable, Map<string, SelectList>>();
+const wholeListsOf = remembered((_table: CatalogTable) => new Map<string, SelectList>());
 
 /** What a statement on `t` selects or returns: the columns shown, then what is missing of key, version and the rest. */
 export const selectList = (
@@ -82,8 +83,7 @@ export const selectList = (
   const usual = (returning === null || returning.length === 0) && options.order === undefined;
   if (!usual) return newSelectList(table, returning, options);
   // The same for most requests, and as long as the table is.
-  const lists = wholeLists.get(table) ?? new Map<string, SelectList>();
-  wholeLists.set(table, lists);
+  const lists = wholeListsOf(table);
   const id = `${returning === null} ${options.created} ${options.stampedAnew}`;
   const list = lists.get(id) ?? newSelectList(table, returning, options);
   lists.set(id, list);
