@@ -10,6 +10,9 @@ export const originFunctions = [
   "pg_replication_origin_session_is_setup()",
 ] as const;
 
+/** With which the agent has restart points logged for peers that are behind. */
+export const restartPointFunction = "pg_log_standby_snapshot()";
+
 /** What one server says of itself, of our role and of what Coregent has there. */
 export interface ServerFacts {
   readonly versionNum: number;
@@ -27,7 +30,7 @@ export interface ServerFacts {
     readonly bypassRls: boolean;
     readonly setReplicationRole: boolean;
     readonly createInDatabase: boolean;
-    /** Those of `originFunctions` which it may not execute. */
+    /** Those of `originFunctions`, and `restartPointFunction`, which it may not execute. */
     readonly missingFunctions: readonly string[];
   };
   readonly slots: readonly Slot[];
@@ -105,7 +108,10 @@ SELECT json_build_object(
 
 /** One round trip; needs no rights beyond a login. */
 export const readServerFacts = async (client: ClientBase): Promise<ServerFacts> => {
-  const result = await client.query<{ facts: ServerFacts }>(factsSql, [settingNames, [...originFunctions]]);
+  const result = await client.query<{ facts: ServerFacts }>(factsSql, [
+    settingNames,
+    [...originFunctions, restartPointFunction],
+  ]);
   const facts = result.rows[0]?.facts;
   if (facts === undefined) throw new Error("the server answered nothing");
   return facts;

@@ -1,5 +1,5 @@
 import { clusterSlug, type Region, type Topology } from "../../regions/topology.ts";
-import type { InstalledFacts, ServerFacts } from "./check-facts.ts";
+import { restartPointFunction, type InstalledFacts, type ServerFacts } from "./check-facts.ts";
 import { critical, fine, warning, type LocalFinding } from "./check-finding.ts";
 import { identifier } from "./identifiers.ts";
 import { originNames, slotName } from "./install/names.ts";
@@ -156,15 +156,26 @@ const roleFindings = (facts: ServerFacts, rolesNeeded: RolesNeeded): LocalFindin
       `GRANT ${identifier(facts.schema.owner)} TO ${name};`,
     );
   }
-  if (role.missingFunctions.length > 0) {
+  const toGrant = (functions: readonly string[]): string =>
+    functions.map((signature) => `GRANT EXECUTE ON FUNCTION pg_catalog.${signature} TO ${name};`).join("\n");
+  const origins = role.missingFunctions.filter((signature) => signature !== restartPointFunction);
+  if (origins.length > 0) {
     found.push(
       warning(
         "role_origins",
         role.name,
         "the role may not use replication origins: changes travel between regions more often than they need to",
-        role.missingFunctions
-          .map((signature) => `GRANT EXECUTE ON FUNCTION pg_catalog.${signature} TO ${name};`)
-          .join("\n"),
+        toGrant(origins),
+      ),
+    );
+  }
+  if (role.missingFunctions.includes(restartPointFunction)) {
+    found.push(
+      warning(
+        "role_restart_points",
+        role.name,
+        "the role may not have restart points logged: peers that were away read much of this region's WAL more than once",
+        toGrant([restartPointFunction]),
       ),
     );
   }

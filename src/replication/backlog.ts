@@ -65,13 +65,25 @@ export const worthGoingOn = ({ left, leftBefore, read, past }: PieceRead, backlo
 };
 
 /** It ends with the transaction that brings it to so many messages, or when so much WAL is read. */
-interface PieceSize {
+export interface PieceSize {
   readonly changes: number;
   readonly bytes: number;
 }
 
 /** The first piece is small, so that there is something to merge while the next is decoded. */
 const firstPiece: PieceSize = { changes: 4_000, bytes: 1024 * 1024 };
+
+/**
+ * A piece begins with what the source reads again for it, `again` bytes of WAL: all since its last restart point. Where that is much,
+ * the piece is larger, half as much, so that reading again does not become most of the work. What the source keeps of it is bounded.
+ */
+const mostOfLargest = 8;
+
+export const forReadingAgain = ({ changes, bytes }: PieceSize, again: number): PieceSize => ({
+  changes: Math.round(changes * Math.min(mostOfLargest, Math.max(1, again / 2 / bytes))),
+  // Bytes are no bound of what is kept: of one transaction that is open for long, nothing comes.
+  bytes: Math.max(bytes, again),
+});
 
 const atMost = (size: PieceSize, most: PieceSize): PieceSize => ({
   changes: Math.min(size.changes, most.changes),
@@ -206,10 +218,9 @@ export class Backlog {
     let pieces = 0;
     for (let [end, restart, left, goesOn] = [from, from, ahead, true]; ;) {
       size = atMost({ changes: size.changes * 2, bytes: size.bytes * 2 }, largest);
-      // What is read again for a piece is no more than the piece: long transactions and restart points that lie far behind.
-      const again = Number(end - restart);
-      upTo = (end > upTo ? end : upTo) + BigInt(Math.max(size.bytes, again));
-      const next = goesOn ? reader.read(this.#pieceSql(size.changes, upTo)) : null;
+      const { changes, bytes } = forReadingAgain(size, Number(end - restart));
+      upTo = (end > upTo ? end : upTo) + BigInt(bytes);
+      const next = goesOn ? reader.read(this.#pieceSql(changes, upTo)) : null;
       next?.catch(() => undefined);
       const read = await piece;
       const leftBefore = left;

@@ -1,6 +1,7 @@
 import type { Client } from "pg";
 import { takeUnlogged } from "../postgres/audit.ts";
 import { connect } from "../postgres/client.ts";
+import { logRestartPoints } from "./restart-points.ts";
 import type { SlotStatus } from "./status.ts";
 import { together } from "./together.ts";
 import { type AgentContext, pause } from "./wiring.ts";
@@ -26,10 +27,10 @@ export const observeRegion = async (
         pipeline: true,
       });
       try {
-        while (!signal.aborted) {
-          await observe(client, context, copyWanted);
-          await clock.beat(limits.observeMs, signal);
-        }
+        await Promise.all([
+          observing(client, context, copyWanted, signal),
+          logRestartPoints(client, context, signal),
+        ]);
       } finally {
         await client.end().catch(() => undefined);
       }
@@ -37,6 +38,18 @@ export const observeRegion = async (
       logger.debug({ err: error }, "the region's own database could not be observed");
       await pause(clock, limits.observeMs, signal);
     }
+  }
+};
+
+const observing = async (
+  client: Client,
+  context: AgentContext,
+  copyWanted: (peerId: number) => void,
+  signal: AbortSignal,
+): Promise<void> => {
+  while (!signal.aborted) {
+    await observe(client, context, copyWanted);
+    await context.clock.beat(context.limits.observeMs, signal);
   }
 };
 

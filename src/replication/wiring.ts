@@ -39,6 +39,8 @@ export interface AgentLimits {
    */
   readonly streamingBytes: number;
   readonly streamingKb: number;
+  /** Where a peer is behind, so much WAL lies between two points at which decoding may begin. */
+  readonly restartPointBytes: number;
   /** Rows of one piece when states are copied. */
   readonly copyPieceRows: number;
   readonly connectTimeoutMs: number;
@@ -63,6 +65,7 @@ export const defaultLimits: AgentLimits = {
   backlogTransactionBytes: 4 * 1024 * 1024,
   streamingBytes: 16 * 1024 * 1024,
   streamingKb: 16 * 1024,
+  restartPointBytes: 8 * 1024 * 1024,
   copyPieceRows: 5_000,
   connectTimeoutMs: 10_000,
   silenceTimeoutMs: 30_000,

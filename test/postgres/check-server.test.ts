@@ -120,6 +120,7 @@ describe("rights", () => {
         "critical role_session_replication_role",
         "critical role_table_owner",
         "warning role_origins",
+        "warning role_restart_points",
       ]);
       // Refused as a whole: the other region, where all is well, is not touched either.
       const refused = await initCluster(topology);
@@ -142,14 +143,17 @@ describe("rights", () => {
     await database.query(`DROP OWNED BY ${owner} CASCADE; DROP ROLE ${owner}`);
   });
 
-  test("without origins there is a warning only", async () => {
+  test("without origins and restart points there are warnings only", async () => {
     await withRole(database, async (role, url) => {
       await database.query(
         `ALTER ROLE ${role} REPLICATION; GRANT SET ON PARAMETER session_replication_role TO ${role};
          GRANT CREATE ON DATABASE ${database.name} TO ${role}`,
       );
       const topology = topologyOf([url, other.url], "schemas: [nothing]");
-      expect(troubles(await checkCluster(topology), "r1")).toEqual(["warning role_origins"]);
+      expect(troubles(await checkCluster(topology), "r1")).toEqual([
+        "warning role_origins",
+        "warning role_restart_points",
+      ]);
     });
   });
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { eventually } from "../support/database.ts";
-import { worthGoingOn } from "../../src/replication/backlog.ts";
+import { forReadingAgain, worthGoingOn } from "../../src/replication/backlog.ts";
 import { SpareMemory } from "../../src/replication/spare-memory.ts";
 import { parseLsn } from "../../src/replication/lsn.ts";
 import { type LocalAgent, positions, Regions } from "./agents.ts";
@@ -100,6 +100,14 @@ test("reading by SQL ends when little is left, or the peer writes nearly as fast
   expect(piece(3n, 13n, 10n)).toBe(false);
   // Within a huge transaction pieces are empty.
   expect(piece(100n, 100n, 0n)).toBe(true);
+});
+
+test("a piece before which the peer reads much again is larger, within bounds", () => {
+  const size = { changes: 100, bytes: 1_000 };
+  expect(forReadingAgain(size, 0)).toEqual(size);
+  expect(forReadingAgain(size, 2_000)).toEqual({ changes: 100, bytes: 2_000 });
+  expect(forReadingAgain(size, 6_000)).toEqual({ changes: 300, bytes: 6_000 });
+  expect(forReadingAgain(size, 1_000_000)).toEqual({ changes: 800, bytes: 1_000_000 });
 });
 
 /** An agent in the middle of a backlog: it has merged some of it, and holds as much as it may. */

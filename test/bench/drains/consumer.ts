@@ -1,3 +1,4 @@
+import type { AgentProcess } from "../../../src/testing/agent-process.ts";
 import type { BenchServer } from "../bench-server.ts";
 import type { Side } from "../case.ts";
 import type { Servers } from "../servers.ts";
@@ -11,6 +12,8 @@ export interface Prepared extends AsyncDisposable {
   readonly database: string;
   /** Slot that nobody reads from: it stands before the backlog, and each run reads from a copy of it. */
   readonly keptSlot: string;
+  /** Runs while the backlog is written, as in production, and not while it is drained; null: there is none. */
+  readonly sourceAgent: AgentProcess | null;
   readonly consumers: readonly Consumer[];
 }
 

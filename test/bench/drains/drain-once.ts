@@ -21,15 +21,27 @@ export interface Drained {
 const maxDrainMs = 900_000;
 
 export const writeBacklog = async (
-  { source, database }: Prepared,
+  { source, database, sourceAgent }: Prepared,
   { backlog }: Pick<SizedWorkload, "backlog">,
 ): Promise<void> => {
+  sourceAgent?.spawn();
   // The writing is not what is measured. One commit is flushed at the end, and a checkpoint leaves the source quiet.
   await withClient(source.url(database), async (client) => {
+    // Not ready, as its peer is away; but at work.
+    if (sourceAgent !== null) await until("the source's agent is at work", () => observes(client));
     await client.query("SET synchronous_commit = off");
     for (const sql of backlog) await client.query(sql);
   });
-  await run(source, database, setMarker(marker.written), "CHECKPOINT");
+  await run(source, database, setMarker(marker.written));
+  await sourceAgent?.stop();
+  await run(source, database, "CHECKPOINT");
+};
+
+const observes = async (client: Client): Promise<boolean> => {
+  const { rowCount } = await client.query(
+    "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'coregent observe %'",
+  );
+  return rowCount === 1;
 };
 
 /** The target as before, the slot as before; nothing else of the last run is left. */

@@ -47,6 +47,7 @@ export const prepareNative: Prepare = async (servers, workload, sized) => {
     ...pair,
     database: nativeDatabase,
     keptSlot,
+    sourceAgent: null,
     consumers: [
       subscriber("native", pair, []),
       subscriber("nativeBinary", pair, ["streaming = parallel", "binary = true"]),

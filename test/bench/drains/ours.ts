@@ -43,7 +43,7 @@ const passSeed = async (client: Client, slot: string): Promise<void> => {
 export const prepareOurs: Prepare = async (servers, workload, sized) => {
   const cluster = await openCluster(servers, { regions: 2, schema: [workload.schema, markerSchema] });
   const { database } = cluster;
-  const { server: source } = regionAt(cluster, 0);
+  const { server: source, agent: sourceAgent } = regionAt(cluster, 0);
   const { server: target, agent } = regionAt(cluster, 1);
   await dropDatabase(target, template);
   await agent.start();
@@ -80,6 +80,7 @@ export const prepareOurs: Prepare = async (servers, workload, sized) => {
     target,
     database,
     keptSlot,
+    sourceAgent,
     consumers: [consumer],
     [Symbol.asyncDispose]: async () => {
       await cluster[Symbol.asyncDispose]();

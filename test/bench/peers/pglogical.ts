@@ -101,6 +101,7 @@ export const preparePglogical = async (
     target,
     database,
     keptSlot,
+    sourceAgent: null,
     consumers: [consumer],
     [Symbol.asyncDispose]: () => stack.disposeAsync(),
   };
