@@ -8,6 +8,7 @@ import { sqlStateOf } from "../postgres/sqlstate.ts";
 import type { Start } from "./link-stream.ts";
 import { formatLsn, parseLsn } from "./lsn.ts";
 import { decodingMemorySql, pgoutputOptions, type PgoutputOptions } from "./pgoutput.ts";
+import { evictHolder } from "./slot.ts";
 import { SourceGone } from "./source-session.ts";
 import { copyHeaderBytes, copySignature, copyTrailer } from "./state-builder.ts";
 import type { AgentContext, RegionAddress } from "./wiring.ts";
@@ -73,17 +74,33 @@ export interface PieceSize {
 /** The first piece is small, so that there is something to merge while the next is decoded. */
 const firstPiece: PieceSize = { changes: 4_000, bytes: 1024 * 1024 };
 
-/**
- * A piece begins with what the source reads again for it, `again` bytes of WAL: all since its last restart point. Where that is much,
- * the piece is larger, half as much, so that reading again does not become most of the work. What the source keeps of it is bounded.
- */
-const mostOfLargest = 8;
+/** What a piece may be made larger by, and how much the source may keep of one that was. */
+const mostTimes = 8;
+const mostKeptBytes = 128 * 1024 * 1024;
 
-export const forReadingAgain = ({ changes, bytes }: PieceSize, again: number): PieceSize => ({
-  changes: Math.round(changes * Math.min(mostOfLargest, Math.max(1, again / 2 / bytes))),
-  // Bytes are no bound of what is kept: of one transaction that is open for long, nothing comes.
-  bytes: Math.max(bytes, again),
-});
+export interface ReadingAgain {
+  /** Bytes of WAL, of the last piece that was read. */
+  readonly again: number;
+  /** Mean size of a message. */
+  readonly messageBytes: number;
+}
+
+/**
+ * What was written since the last restart point (restart-points.ts) is read again by the source before a piece. Where that is
+ * much, the piece has more messages, so that the most of the work is not to read again. The source keeps a piece until all of
+ * it is decoded.
+ */
+export const forReadingAgain = (
+  { changes, bytes }: PieceSize,
+  { again, messageBytes }: ReadingAgain,
+): PieceSize => {
+  const most = Math.min(mostTimes, mostKeptBytes / (changes * messageBytes));
+  return {
+    changes: Math.round(changes * Math.max(1, Math.min(most, again / 2 / bytes))),
+    // No bound of what is kept: of a transaction that is open for long nothing comes, but it holds the restart point.
+    bytes: Math.max(bytes, again),
+  };
+};
 
 const atMost = (size: PieceSize, most: PieceSize): PieceSize => ({
   changes: Math.min(size.changes, most.changes),
@@ -176,7 +193,9 @@ export class Backlog {
 
   /** False where the peer has no slot to spare. */
   async #copySlot(session: Client, start: Start): Promise<boolean> {
-    const { slot, logger } = this.#options;
+    const { context, client, slot, logger } = this.#options;
+    // A session that was cut hears of it when the piece is decoded that it is at.
+    await evictHolder(client, copyOf(slot), context.clock, { holder: "client backend" });
     await session.query(decodingMemorySql);
     await session.query(pieceMemorySql);
     try {
@@ -218,7 +237,8 @@ export class Backlog {
     let pieces = 0;
     for (let [end, restart, left, goesOn] = [from, from, ahead, true]; ;) {
       size = atMost({ changes: size.changes * 2, bytes: size.bytes * 2 }, largest);
-      const { changes, bytes } = forReadingAgain(size, Number(end - restart));
+      const { messageBytes } = reader;
+      const { changes, bytes } = forReadingAgain(size, { again: Number(end - restart), messageBytes });
       upTo = (end > upTo ? end : upTo) + BigInt(bytes);
       const next = goesOn ? reader.read(this.#pieceSql(changes, upTo)) : null;
       next?.catch(() => undefined);
@@ -271,6 +291,8 @@ class PieceReader {
   readonly #session: Client;
   readonly #options: PieceReaderOptions;
   #failure: Error | null = null;
+  #messages = 0;
+  #bytes = 0;
 
   constructor(session: Client, options: PieceReaderOptions) {
     this.#session = session;
@@ -278,6 +300,11 @@ class PieceReader {
     const { connection } = session;
     takeCopyData(connection, (bytes, start, end) => this.#take(bytes, start, end));
     connection.stream.on("data", () => this.#rest());
+  }
+
+  /** Mean size of what has come. */
+  get messageBytes(): number {
+    return this.#bytes / Math.max(1, this.#messages);
   }
 
   /** @throws what was wrong with a message, or SourceGone */
@@ -306,6 +333,8 @@ class PieceReader {
   /** What the server sends of a COPY is a message for each row, the header before the first and the trailer by itself. */
   #take(bytes: Buffer, start: number, end: number): void {
     if (this.#failure !== null) return;
+    this.#messages += 1;
+    this.#bytes += end - start;
     try {
       const tuple = bytes[start] === copySignature[0] ? start + copyHeaderBytes : start;
       if (bytes.readInt16BE(tuple) !== copyTrailer) this.#options.decode(bytes, tuple + messageStart, end);

@@ -1,7 +1,7 @@
 import type { Client } from "pg";
 import { takeUnlogged } from "../postgres/audit.ts";
 import { connect } from "../postgres/client.ts";
-import { logRestartPoints } from "./restart-points.ts";
+import { keptForAbsent, RestartPoints } from "./restart-points.ts";
 import type { SlotStatus } from "./status.ts";
 import { together } from "./together.ts";
 import { type AgentContext, pause } from "./wiring.ts";
@@ -11,7 +11,8 @@ const misfitRetry = { first: "1 s", last: "30 s" };
 
 /**
  * Reads every `observeMs` what this region's database says of itself: its peers' slots, rows in quarantine, tables that wait
- * to be copied, whose links `copyWanted` wakes, and what administrators did by commands, for the log. Until the signal is aborted; never rejects.
+ * to be copied, whose links `copyWanted` wakes, and what administrators did by commands, for the log. While a peer is away, it has restart
+ * points logged in between. Until the signal is aborted; never rejects.
  */
 export const observeRegion = async (
   context: AgentContext,
@@ -27,10 +28,13 @@ export const observeRegion = async (
         pipeline: true,
       });
       try {
-        await Promise.all([
-          observing(client, context, copyWanted, signal),
-          logRestartPoints(client, context, signal),
-        ]);
+        const points = new RestartPoints(context);
+        while (!signal.aborted) {
+          await observe(client, context, copyWanted);
+          const kept = keptForAbsent(context.status.slots);
+          if (kept === null) await clock.beat(limits.observeMs, signal);
+          else await points.logFor(limits.observeMs, { client, kept, signal });
+        }
       } finally {
         await client.end().catch(() => undefined);
       }
@@ -38,18 +42,6 @@ export const observeRegion = async (
       logger.debug({ err: error }, "the region's own database could not be observed");
       await pause(clock, limits.observeMs, signal);
     }
-  }
-};
-
-const observing = async (
-  client: Client,
-  context: AgentContext,
-  copyWanted: (peerId: number) => void,
-  signal: AbortSignal,
-): Promise<void> => {
-  while (!signal.aborted) {
-    await observe(client, context, copyWanted);
-    await context.clock.beat(context.limits.observeMs, signal);
   }
 };
 

@@ -1,66 +1,80 @@
 import type { Client } from "pg";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
-import { formatLsn } from "./lsn.ts";
-import type { AgentContext } from "./wiring.ts";
+import { formatLsn, parseLsn } from "./lsn.ts";
+import type { SlotStatus } from "./status.ts";
+import { type AgentContext, pause } from "./wiring.ts";
 
-/** How often is looked, while little is written and while much is. */
-const looksMs = { little: 600, much: 150 };
+/** How often it looks while a peer is away. */
+const lookMs = 300;
+const retryMs = 60_000;
 
-/** Insufficient privilege. */
-const notGranted = "42501";
+/** So many points at most lie in what is kept for the peer that is farthest behind, once that is more than `restartPointBytes` each. */
+const mostPoints = 256n;
+
+/** WAL that is kept for peers which read nothing at present, of the one that is farthest behind; null: all read. */
+export const keptForAbsent = (slots: readonly SlotStatus[]): bigint | null => {
+  const absent = slots.filter(({ active, walStatus }) => !active && walStatus !== "lost");
+  return absent.length === 0 ? null : BigInt(Math.max(...absent.map(({ retainedBytes }) => retainedBytes)));
+};
+
+/** Bytes of WAL between two points. All who decode WAL write a file at each, and files stay as long as the WAL. */
+export const spacingOf = (kept: bigint, leastBytes: bigint): bigint => {
+  const spread = kept / mostPoints;
+  return spread > leastBytes ? spread : leastBytes;
+};
 
 /**
  * Whoever decodes WAL begins at a restart point, where the server has logged which transactions run. By itself it does so
- * every 15 s, which may be hundreds of MB, and what lies behind the last one is read again for each piece of a backlog
- * (backlog.ts). So where a peer has fallen behind, the region's agent has one logged for every `restartPointBytes` of WAL.
- *
- * Until the signal is aborted, or for good where the role may not do that. Rejects when the session is lost.
+ * every 15 s, which may be hundreds of MB, and all since such a point is read again for each piece of a backlog
+ * (backlog.ts). So while a peer is away, the region's agent has one logged for every `restartPointBytes` of WAL or a little more.
  */
-export const logRestartPoints = async (
-  client: Client,
-  { clock, limits, logger }: AgentContext,
-  signal: AbortSignal,
-): Promise<void> => {
-  const bytes = BigInt(limits.restartPointBytes);
-  let [logged, seen] = [0n, 0n];
-  while (!signal.aborted) {
-    try {
-      const { position, isNew } = await logIfDue(client, logged, bytes);
-      if (isNew) {
-        logged = position;
-        logger.debug({ position: formatLsn(position) }, "a restart point is logged");
-      }
-      const much = seen > 0n && (position - seen) * 4n >= bytes;
-      seen = position;
-      await clock.beat(much ? looksMs.much : looksMs.little, signal);
-    } catch (error) {
-      if (sqlStateOf(error) !== notGranted) throw error;
-      logger.info(
-        "no restart points are logged for peers that are behind: the role may not execute pg_log_standby_snapshot",
-      );
-      return;
+export class RestartPoints {
+  readonly #context: AgentContext;
+  /** Of this session's server. */
+  #last = 0n;
+  #notBeforeMs = Number.NEGATIVE_INFINITY;
+
+  constructor(context: AgentContext) {
+    this.#context = context;
+  }
+
+  /** Has them logged for `ms`, or until the signal is aborted. Rejects when the session is lost. */
+  async logFor(ms: number, { client, kept, signal }: Logging): Promise<void> {
+    const { clock, limits } = this.#context;
+    const spacing = spacingOf(kept, BigInt(limits.restartPointBytes));
+    for (const until = clock.monotonic() + ms; !signal.aborted;) {
+      await this.#look(client, spacing);
+      const left = until - clock.monotonic();
+      if (left <= lookMs) return await pause(clock, Math.max(0, left), signal);
+      await clock.beat(lookMs, signal);
     }
   }
-};
 
-/** Logs one if so many bytes were written since the last, and a peer has not confirmed as many. */
-export const logIfDue = async (
-  client: Client,
-  last: bigint,
-  bytes: bigint,
-): Promise<{ readonly position: bigint; readonly isNew: boolean }> => {
-  const { rows } = await client.query<{ position: string; is_new: boolean }>({
-    name: "restart-points",
-    text: `SELECT (position - '0/0')::text AS position,
-       CASE WHEN position - '0/0' < $1::numeric + $2::numeric THEN false
-            WHEN NOT EXISTS (SELECT FROM pg_replication_slots
-                              WHERE database = current_database() AND slot_name ~ '^coregent_.*_[0-9]+$'
-                                AND restart_lsn IS NOT NULL AND position - confirmed_flush_lsn >= $2::numeric) THEN false
-            ELSE pg_log_standby_snapshot() IS NOT NULL END AS is_new
-  FROM pg_current_wal_insert_lsn() AS position`,
-    values: [String(last), String(bytes)],
-  });
-  const [row] = rows;
-  if (row === undefined) throw new Error("the server did not tell its WAL position");
-  return { position: BigInt(row.position), isNew: row.is_new };
-};
+  /** A server that does not do it (a role that may not, one in recovery) is asked again a minute later. */
+  async #look(client: Client, spacing: bigint): Promise<void> {
+    const { clock, logger } = this.#context;
+    if (clock.monotonic() < this.#notBeforeMs) return;
+    try {
+      const { rows } = await client.query<{ lsn: string }>(positionQuery);
+      if (parseLsn(rows[0]?.lsn ?? "0/0") - this.#last < spacing) return;
+      const { rows: logged } = await client.query<{ lsn: string }>(pointQuery);
+      this.#last = parseLsn(logged[0]?.lsn ?? "0/0");
+      logger.debug({ position: formatLsn(this.#last) }, "a restart point is logged");
+    } catch (error) {
+      if (sqlStateOf(error) === null) throw error;
+      this.#notBeforeMs = clock.monotonic() + retryMs;
+      logger.info({ err: error }, "no restart points are logged for peers that are away; it is tried again");
+    }
+  }
+}
+
+export interface Logging {
+  /** A session of the region's database. */
+  readonly client: Client;
+  /** See {@link keptForAbsent}. */
+  readonly kept: bigint;
+  readonly signal: AbortSignal;
+}
+
+const positionQuery = { name: "wal-position", text: "SELECT pg_current_wal_insert_lsn()::text AS lsn" };
+const pointQuery = { name: "restart-point", text: "SELECT pg_log_standby_snapshot()::text AS lsn" };

@@ -100,31 +100,37 @@ export const dropSlot = async (client: ClientBase, name: string, clock: Clock): 
   );
 };
 
+export interface Eviction {
+  /** Default: walsender. */
+  readonly holder?: "walsender" | "client backend";
+  readonly timeoutMs?: number;
+}
+
 /**
- * Ends the walsender that reads from the slot. It is a stale one, of a connection that is gone and of which the source
- * has not heard: a region has one active agent, which has one stream per peer, and that is about to begin.
- * @throws when the walsender is still there after `timeoutMs`: SQLSTATE-like code 55006, to be tried again
+ * Ends the process that reads from the slot. It is a stale one, of a connection that is gone and of which the source
+ * has not heard: a region has one active agent, which has one reader per slot, and that is about to begin.
+ * @throws when the process is still there after `timeoutMs`: SQLSTATE-like code 55006, to be tried again
  */
 export const evictHolder = async (
   client: ClientBase,
   name: string,
   clock: Clock,
-  timeoutMs = 5_000,
+  { holder = "walsender", timeoutMs = 5_000 }: Eviction = {},
 ): Promise<void> => {
   const deadline = clock.monotonic() + timeoutMs;
   for (;;) {
     const { rows } = await client.query<{ pid: number }>(
       `SELECT s.active_pid AS pid, pg_terminate_backend(s.active_pid)
          FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
-        WHERE s.slot_name = $1 AND a.backend_type = 'walsender'`,
-      [name],
+        WHERE s.slot_name = $1 AND a.backend_type = $2`,
+      [name, holder],
     );
-    const [holder] = rows;
-    if (holder === undefined) {
+    const [found] = rows;
+    if (found === undefined) {
       return;
     }
     if (clock.monotonic() >= deadline) {
-      throw new SlotHeld(name, holder.pid);
+      throw new SlotHeld(name, found.pid);
     }
     await clock.sleep(20);
   }

@@ -39,7 +39,7 @@ export interface AgentLimits {
    */
   readonly streamingBytes: number;
   readonly streamingKb: number;
-  /** Where a peer is behind, so much WAL lies between two points at which decoding may begin. */
+  /** While a peer is away, at least so much WAL lies between two points that are logged for decoding to begin at. */
   readonly restartPointBytes: number;
   /** Rows of one piece when states are copied. */
   readonly copyPieceRows: number;

@@ -77,6 +77,20 @@ test("what a peer wrote meanwhile is read by SQL where it is much, then the stre
   await again.stop();
 });
 
+test("a copy of the slot that a former session of ours still holds is taken from it", async () => {
+  const former = await regions.db("a").connect();
+  const name = regions.slot("a", "b");
+  await former.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [
+    name,
+    `${name.slice(0, 55)}_backlog`,
+  ]);
+  await writeMuch("former");
+  const agent = await regions.agent("b", limits).streaming();
+  await regions.equal();
+  expect(agent.logs.filter(({ msg }) => msg === "catching up")).toHaveLength(1);
+  await agent.stop();
+});
+
 test("where transactions are huge, what a peer wrote meanwhile is streamed however much it is", async () => {
   await writeMuch("huge");
   const agent = await regions.agent("b", { ...limits, backlogTransactionBytes: 1 }).streaming();
@@ -104,10 +118,18 @@ test("reading by SQL ends when little is left, or the peer writes nearly as fast
 
 test("a piece before which the peer reads much again is larger, within bounds", () => {
   const size = { changes: 100, bytes: 1_000 };
-  expect(forReadingAgain(size, 0)).toEqual(size);
-  expect(forReadingAgain(size, 2_000)).toEqual({ changes: 100, bytes: 2_000 });
-  expect(forReadingAgain(size, 6_000)).toEqual({ changes: 300, bytes: 6_000 });
-  expect(forReadingAgain(size, 1_000_000)).toEqual({ changes: 800, bytes: 1_000_000 });
+  const larger = (again: number, messageBytes = 50): number =>
+    forReadingAgain(size, { again, messageBytes }).changes;
+  expect(larger(0)).toBe(100);
+  expect(larger(2_000)).toBe(100);
+  expect(larger(6_000)).toBe(300);
+  expect(larger(6_000, 0)).toBe(300);
+  expect(larger(1_000_000)).toBe(800);
+  // 128 MiB are kept of it at most, unless the smallest is more.
+  expect(larger(1_000_000, 512 * 1024)).toBe(256);
+  expect(larger(1_000_000, 8 * 1024 * 1024)).toBe(100);
+  expect(forReadingAgain(size, { again: 1_000_000, messageBytes: 50 }).bytes).toBe(1_000_000);
+  expect(forReadingAgain(size, { again: 10, messageBytes: 50 }).bytes).toBe(1_000);
 });
 
 /** An agent in the middle of a backlog: it has merged some of it, and holds as much as it may. */

@@ -1,10 +1,13 @@
 import { pino } from "pino";
+import type { Client } from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { systemClock } from "../../src/clock.ts";
-import { logIfDue, logRestartPoints } from "../../src/replication/restart-points.ts";
+import { parseLsn } from "../../src/replication/lsn.ts";
+import { keptForAbsent, RestartPoints, spacingOf } from "../../src/replication/restart-points.ts";
+import type { SlotStatus } from "../../src/replication/status.ts";
 import type { AgentContext } from "../../src/replication/wiring.ts";
-import { createDatabase, eventually, uniqueName } from "../support/database.ts";
-import { Regions, testLimits } from "./agents.ts";
+import { eventually, uniqueName } from "../support/database.ts";
+import { HandClock } from "../support/hand-clock.ts";
+import { type LocalAgent, Regions, testLimits } from "./agents.ts";
 
 let regions: Regions;
 
@@ -13,49 +16,124 @@ beforeAll(async () => {
 });
 afterAll(() => regions[Symbol.asyncDispose]());
 
-/** As many bytes and more. The database is the only one that writes them for sure; others only add to it. */
+/** Other databases of the server may write more meanwhile. */
 const writeWal = (bytes: number): Promise<unknown> =>
   regions.db("a").query("SELECT pg_logical_emit_message(false, 'test', repeat('x', $1))", [bytes]);
 
-test("a restart point is due where so much was written since the last, and a peer has not confirmed as much", async () => {
-  const client = await regions.db("a").connect();
-  await writeWal(2_000);
-  const first = await logIfDue(client, 0n, 1_000n);
-  expect(first.isNew).toBe(true);
-  // The slot of b, which nobody reads, is not so far behind.
-  expect((await logIfDue(client, 0n, 2n ** 50n)).isNew).toBe(false);
-  const far = 2n ** 40n;
-  expect((await logIfDue(client, first.position - 1_000n + far, 1_000n)).isNew).toBe(false);
-  await writeWal(2_000);
-  const second = await logIfDue(client, first.position, 1_000n);
-  expect(second.isNew).toBe(true);
-  expect(second.position).toBeGreaterThan(first.position + 1_000n);
+const slot = (retainedBytes: number, active = false, walStatus = "reserved"): SlotStatus => ({
+  name: "s",
+  peer: "b",
+  active,
+  walStatus,
+  retainedBytes,
 });
 
-test("where no peer has a slot none is due", async () => {
-  await using alone = await createDatabase();
-  expect((await logIfDue(await alone.connect(), 0n, 1n)).isNew).toBe(false);
+test("the peer counts that is farthest behind of those which read nothing and still can", () => {
+  expect(keptForAbsent([])).toBe(null);
+  expect(keptForAbsent([slot(5, true), slot(7, false, "lost")])).toBe(null);
+  expect(keptForAbsent([slot(9, true), slot(3), slot(0), slot(4)])).toBe(4n);
+  expect(keptForAbsent([slot(0)])).toBe(0n);
 });
 
-test("a region's agent has them logged while a peer is away", async () => {
-  await using agent = regions.agent("a", { restartPointBytes: 100_000 });
-  const points = (): number => agent.logs.filter(({ msg }) => msg === "a restart point is logged").length;
-  await eventually(() => expect(agent.status.role).toBe("active"));
-  await writeWal(300_000);
-  await eventually(() => expect(points()).toBeGreaterThan(0));
-  const before = points();
-  await writeWal(300_000);
-  await eventually(() => expect(points()).toBeGreaterThan(before));
+test("the farther behind a peer is, the farther apart the points", () => {
+  expect(spacingOf(0n, 100n)).toBe(100n);
+  expect(spacingOf(25_600n, 100n)).toBe(100n);
+  expect(spacingOf(51_200n, 100n)).toBe(200n);
 });
 
-test("a role that may not do it does without, and says so once", async () => {
+interface Looking {
+  readonly said: string[];
+  readonly look: () => Promise<void>;
+}
+
+const looking = (client: Client, clock: HandClock, restartPointBytes: number): Looking => {
+  const said: string[] = [];
+  const logger = pino({ level: "debug" }, { write: (line: string) => void said.push(JSON.parse(line).msg) });
+  const context = { clock: clock.clock, limits: { ...testLimits, restartPointBytes }, logger };
+  const points = new RestartPoints(context as AgentContext);
+  const signal = AbortSignal.timeout(30_000);
+  return { said, look: () => points.logFor(0, { client, kept: 0n, signal }) };
+};
+
+const logged = "a restart point is logged";
+
+test("a point is logged at once, and then whenever so much was written", async () => {
+  const { said, look } = looking(await regions.db("a").connect(), new HandClock(), 100_000);
+  await look();
+  expect(said).toEqual([logged]);
+  await writeWal(100_000);
+  await look();
+  expect(said).toEqual([logged, logged]);
+  const rare = looking(await regions.db("a").connect(), new HandClock(), 2 ** 40);
+  await rare.look();
+  await rare.look();
+  expect(rare.said).toEqual([]);
+});
+
+test("a role that may not do it is heard once a minute, and does it as soon as it may", async () => {
   const role = uniqueName("role");
   const client = await regions.db("a").connect();
-  const said: string[] = [];
-  const logger = pino({}, { write: (line: string) => void said.push(JSON.parse(line).msg) });
-  const context = { clock: systemClock(), limits: { ...testLimits, restartPointBytes: 1 }, logger };
+  const clock = new HandClock();
+  const { said, look } = looking(client, clock, 1);
+  const refused = expect.stringContaining("no restart points are logged");
   await client.query(`CREATE ROLE ${role}; SET ROLE ${role}`);
-  await logRestartPoints(client, context as AgentContext, new AbortController().signal);
-  await client.query(`RESET ROLE; DROP ROLE ${role}`);
-  expect(said).toEqual([expect.stringContaining("pg_log_standby_snapshot")]);
+  try {
+    await look();
+    await look();
+    expect(said).toEqual([refused]);
+    await clock.goOn(60_000);
+    await look();
+    expect(said).toEqual([refused, refused]);
+    await regions.db("a").query(`GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO ${role}`);
+    await clock.goOn(60_000);
+    await look();
+    expect(said).toEqual([refused, refused, logged]);
+  } finally {
+    await client.query(`RESET ROLE; DROP OWNED BY ${role}; DROP ROLE ${role}`);
+  }
+});
+
+const pointsOf = (agent: LocalAgent): number => agent.logs.filter(({ msg }) => msg === logged).length;
+
+/** Until it has looked at its slots once more. */
+const observed = async (agent: LocalAgent): Promise<void> => {
+  const { slots } = agent.status;
+  await eventually(() => expect(agent.status.slots).not.toBe(slots));
+};
+
+test("while a peer is away a region's agent has points logged, and the slot is read from there", async () => {
+  const a = regions.agent("a", { restartPointBytes: 100_000 });
+  await eventually(() => expect(pointsOf(a)).toBeGreaterThan(0));
+  const [before] = await regions
+    .db("a")
+    .query<{ lsn: string }>("SELECT pg_current_wal_insert_lsn()::text AS lsn");
+  const first = pointsOf(a);
+  await writeWal(300_000);
+  await eventually(() => expect(pointsOf(a)).toBeGreaterThan(first));
+  // As a backlog is read: what a piece has passed is not read again for the next.
+  const reader = await regions.db("a").connect();
+  await reader.query("SELECT pg_copy_logical_replication_slot($1, 'restarts', true)", [
+    regions.slot("a", "b"),
+  ]);
+  await eventually(async () => {
+    await reader.query(
+      `SELECT FROM pg_logical_slot_get_binary_changes('restarts', NULL, NULL,
+         'proto_version', '1', 'publication_names', 'coregent')`,
+    );
+    const { rows } = await reader.query<{ lsn: string }>(
+      "SELECT restart_lsn::text AS lsn FROM pg_replication_slots WHERE slot_name = 'restarts'",
+    );
+    expect(parseLsn(rows[0]!.lsn)).toBeGreaterThan(parseLsn(before!.lsn));
+  });
+
+  const b = await regions.agent("b").streaming();
+  await eventually(() => expect(a.status.slots.map(({ active }) => active)).toEqual([true]));
+  await observed(a);
+  const last = pointsOf(a);
+  await writeWal(300_000);
+  await observed(a);
+  await observed(a);
+  expect(pointsOf(a)).toBe(last);
+  await b.stop();
+  await a.stop();
 });

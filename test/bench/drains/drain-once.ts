@@ -1,4 +1,5 @@
 import type { Client } from "pg";
+import type { AgentProcess } from "../../../src/testing/agent-process.ts";
 import { contentOf } from "../content.ts";
 import { cpuOfProcess, cpuOfServer, cpuSpent, memoryOf, type CpuUse } from "../cpu.ts";
 import { backendOf, connect, copySlot, run, until, withClient } from "../sql.ts";
@@ -24,11 +25,9 @@ export const writeBacklog = async (
   { source, database, sourceAgent }: Prepared,
   { backlog }: Pick<SizedWorkload, "backlog">,
 ): Promise<void> => {
-  sourceAgent?.spawn();
+  if (sourceAgent !== null) await startAtSource(sourceAgent, source.url(database));
   // The writing is not what is measured. One commit is flushed at the end, and a checkpoint leaves the source quiet.
   await withClient(source.url(database), async (client) => {
-    // Not ready, as its peer is away; but at work.
-    if (sourceAgent !== null) await until("the source's agent is at work", () => observes(client));
     await client.query("SET synchronous_commit = off");
     for (const sql of backlog) await client.query(sql);
   });
@@ -37,11 +36,18 @@ export const writeBacklog = async (
   await run(source, database, "CHECKPOINT");
 };
 
-const observes = async (client: Client): Promise<boolean> => {
-  const { rowCount } = await client.query(
-    "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'coregent observe %'",
-  );
-  return rowCount === 1;
+/** It is not ready, as its peer is away, but at work. */
+const startAtSource = async (agent: AgentProcess, url: string): Promise<void> => {
+  agent.spawn();
+  const observes = `SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'coregent observe %'`;
+  await withClient(url, (client) =>
+    until("the source's agent is at work", async () => (await client.query(observes)).rowCount === 1, {
+      timeoutMs: 30_000,
+    }),
+  ).catch(async (error: unknown) => {
+    throw new Error(await agent.tail(), { cause: error });
+  });
 };
 
 /** The target as before, the slot as before; nothing else of the last run is left. */
