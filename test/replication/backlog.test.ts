@@ -69,9 +69,11 @@ test("what a peer wrote meanwhile is read by SQL where it is much, then the stre
   await regions.db("a").query("INSERT INTO notes VALUES ('streamed', '')");
   await regions.equal();
   // All of it is confirmed, by the stream; the copy of the slot is gone.
+  const { merged } = await positions(regions, "a", "b");
   await eventually(async () => {
-    const { merged, confirmed } = await positions(regions, "a", "b");
-    expect(confirmed).toBe(merged);
+    const { confirmed } = await positions(regions, "a", "b");
+    // Both regions are on one server: what is merged moves the WAL that is to be merged.
+    expect(parseLsn(confirmed)).toBeGreaterThanOrEqual(parseLsn(merged));
     expect(await leftovers()).toBe(0);
   });
   await again.stop();
