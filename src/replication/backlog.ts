@@ -74,21 +74,21 @@ export interface PieceSize {
 /** The first piece is small, so that there is something to merge while the next is decoded. */
 const firstPiece: PieceSize = { changes: 4_000, bytes: 1024 * 1024 };
 
-/** What a piece may be made larger by, and how much the source may keep of one that was. */
+/** What a piece may be made larger by, and about how much the source may keep of one that was. */
 const mostTimes = 8;
 const mostKeptBytes = 128 * 1024 * 1024;
 
 export interface ReadingAgain {
-  /** Bytes of WAL, of the last piece that was read. */
+  /** Bytes of WAL from where the source would begin again to the end of the last piece that was read. */
   readonly again: number;
   /** Mean size of a message. */
   readonly messageBytes: number;
 }
 
 /**
- * What was written since the last restart point (restart-points.ts) is read again by the source before a piece. Where that is
- * much, the piece has more messages, so that the most of the work is not to read again. The source keeps a piece until all of
- * it is decoded.
+ * What was written since the last restart point (restart-points.ts) is read again by the source before a piece, though nothing
+ * is made of it. Where that is much, the piece has more messages: half as much is new. The source keeps a piece until all of it
+ * is decoded.
  */
 export const forReadingAgain = (
   { changes, bytes }: PieceSize,
@@ -97,7 +97,7 @@ export const forReadingAgain = (
   const most = Math.min(mostTimes, mostKeptBytes / (changes * messageBytes));
   return {
     changes: Math.round(changes * Math.max(1, Math.min(most, again / 2 / bytes))),
-    // No bound of what is kept: of a transaction that is open for long nothing comes, but it holds the restart point.
+    // Not bounded: below a transaction that is open for long the restart point stands still, and only what grows with it is in proportion.
     bytes: Math.max(bytes, again),
   };
 };
@@ -194,11 +194,11 @@ export class Backlog {
   /** False where the peer has no slot to spare. */
   async #copySlot(session: Client, start: Start): Promise<boolean> {
     const { context, client, slot, logger } = this.#options;
-    // A session that was cut hears of it when the piece is decoded that it is at.
-    await evictHolder(client, copyOf(slot), context.clock, { holder: "client backend" });
     await session.query(decodingMemorySql);
     await session.query(pieceMemorySql);
     try {
+      // A former session of ours, whose line was cut, notices only when its piece is decoded; until then it holds the copy.
+      await evictHolder(client, copyOf(slot), context.clock, "client backend");
       await session.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [slot, copyOf(slot)]);
     } catch (error) {
       if (sqlStateOf(error) === null) {
@@ -354,8 +354,8 @@ class PieceReader {
   }
 }
 
-/** Slots are named for all databases of a server; there is one reader of a slot, and so one copy. */
-const copyOf = (slot: string): string => `${slot.slice(0, 55)}_backlog`;
+/** Slots are named for all databases of a server; there is one reader of a slot, and so one copy. 63 bytes at most, as slots have 59. */
+export const copyOf = (slot: string): string => `${slot}_sql`;
 
 const readThrough = async (client: Client, slot: string): Promise<PieceEnd> => {
   const { rows } = await client.query<{ end: string; restart: string; position: string }>(

@@ -31,7 +31,7 @@ export const observeRegion = async (
         const points = new RestartPoints(context);
         while (!signal.aborted) {
           await observe(client, context, copyWanted);
-          const kept = keptForAbsent(context.status.slots);
+          const kept = keptForAbsent(slotsOfPeers(context));
           if (kept === null) await clock.beat(limits.observeMs, signal);
           else await points.logFor(limits.observeMs, { client, kept, signal });
         }
@@ -64,6 +64,12 @@ const observe = async (
   for (const audit of await takeUnlogged(client)) {
     context.logger.warn({ audit }, "an administrator's command");
   }
+};
+
+/** Those of regions that were taken out of the configuration stay until somebody drops them. */
+const slotsOfPeers = ({ status, topology }: AgentContext): SlotStatus[] => {
+  const peers = new Set(topology().peers.map(({ name }) => name));
+  return status.slots.filter(({ peer }) => peers.has(peer));
 };
 
 const readSlots = async (client: Client, context: AgentContext): Promise<SlotStatus[]> => {

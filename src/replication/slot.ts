@@ -100,30 +100,26 @@ export const dropSlot = async (client: ClientBase, name: string, clock: Clock): 
   );
 };
 
-export interface Eviction {
-  /** Default: walsender. */
-  readonly holder?: "walsender" | "client backend";
-  readonly timeoutMs?: number;
-}
+const evictionMs = 5_000;
 
 /**
- * Ends the process that reads from the slot. It is a stale one, of a connection that is gone and of which the source
+ * Ends the process that reads from the slot, or holds it. It is a stale one, of a connection that is gone and of which the source
  * has not heard: a region has one active agent, which has one reader per slot, and that is about to begin.
- * @throws when the process is still there after `timeoutMs`: SQLSTATE-like code 55006, to be tried again
+ * @throws SlotHeld when the process is still there after 5 s: to be tried again
  */
 export const evictHolder = async (
   client: ClientBase,
   name: string,
   clock: Clock,
-  { holder = "walsender", timeoutMs = 5_000 }: Eviction = {},
+  backendType: "walsender" | "client backend" = "walsender",
 ): Promise<void> => {
-  const deadline = clock.monotonic() + timeoutMs;
+  const deadline = clock.monotonic() + evictionMs;
   for (;;) {
     const { rows } = await client.query<{ pid: number }>(
       `SELECT s.active_pid AS pid, pg_terminate_backend(s.active_pid)
          FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
         WHERE s.slot_name = $1 AND a.backend_type = $2`,
-      [name, holder],
+      [name, backendType],
     );
     const [found] = rows;
     if (found === undefined) {
