@@ -6,7 +6,7 @@ import { takeCopyData } from "../postgres/copy-data.ts";
 import { literal } from "../postgres/identifiers.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import type { Start } from "./link-stream.ts";
-import { formatLsn, parseLsn } from "./lsn.ts";
+import { formatLsn, parseLsn, readLsn } from "./lsn.ts";
 import { decodingMemorySql, pgoutputOptions, type PgoutputOptions } from "./pgoutput.ts";
 import { evictHolder } from "./slot.ts";
 import { SourceGone } from "./source-session.ts";
@@ -369,7 +369,5 @@ const readThrough = async (client: Client, slot: string): Promise<PieceEnd> => {
 };
 
 /** How far the peer has flushed its WAL. */
-const positionOf = async (client: Client): Promise<bigint> => {
-  const { rows } = await client.query<{ lsn: string }>("SELECT pg_current_wal_flush_lsn()::text AS lsn");
-  return parseLsn(rows[0]?.lsn ?? "0/0");
-};
+const positionOf = (client: Client): Promise<bigint> =>
+  readLsn(client, "SELECT pg_current_wal_flush_lsn()::text AS lsn");

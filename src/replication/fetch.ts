@@ -2,7 +2,7 @@ import type { Client, CustomTypesConfig } from "pg";
 import { identifier } from "../postgres/identifiers.ts";
 import type { ReplicatedTable } from "../postgres/table.ts";
 import type { TableBatch } from "./batch.ts";
-import { parseLsn } from "./lsn.ts";
+import { readLsn } from "./lsn.ts";
 import { keysOf } from "./merge-keys.ts";
 import { relationOf, sameKey } from "./merge-sql.ts";
 import { StateBuilder } from "./state-builder.ts";
@@ -53,10 +53,8 @@ export const fetchFrom =
     for (let attempt = 1; ; attempt++) {
       const read = await readBoth(client, wanted);
       if (read.upToDate) {
-        const { rows } = await client.query<{ lsn: string }>(
-          "SELECT pg_current_wal_insert_lsn()::text AS lsn",
-        );
-        return { parts: read.parts, position: parseLsn(rows[0]?.lsn ?? "0/0") };
+        const position = await readLsn(client, "SELECT pg_current_wal_insert_lsn()::text AS lsn");
+        return { parts: read.parts, position };
       }
       if (attempt === attempts) throw new FetchedTooOld(wanted.table.name);
       await pause(10 * 2 ** attempt);

@@ -1,6 +1,7 @@
 import { outranks } from "../../conflict/sql.ts";
 import { identifier, literal, qualified } from "../postgres/identifiers.ts";
 import { stateColumns, type Column, type ReplicatedTable } from "../postgres/table.ts";
+import { remembered } from "../remembered.ts";
 import type { StateKind } from "./states.ts";
 
 /**
@@ -106,14 +107,8 @@ export interface Shape {
 }
 
 /** A statement's text is made once for each shape: for a batch of one row it would be the larger part of the work. */
-export const once = (make: (set: Shape) => string): ((set: Shape) => string) => {
-  const texts = new WeakMap<readonly Column[], string>();
-  return (set) => {
-    const text = texts.get(set.columns) ?? make(set);
-    texts.set(set.columns, text);
-    return text;
-  };
-};
+export const once = (make: (set: Shape) => string): ((set: Shape) => string) =>
+  remembered(make, ({ columns }) => columns);
 
 const writable = (set: Shape): readonly string[] =>
   set.columns.filter((column) => !column.generated).map((column) => identifier(column.name));

@@ -1,6 +1,6 @@
 import type { Client } from "pg";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
-import { formatLsn, parseLsn } from "./lsn.ts";
+import { formatLsn, readLsn } from "./lsn.ts";
 import type { SlotStatus } from "./status.ts";
 import type { AgentContext } from "./wiring.ts";
 
@@ -25,6 +25,17 @@ export const spacingOf = (kept: bigint, leastBytes: bigint): bigint => {
   const share = kept / shareOfKept;
   return share > leastBytes ? share : leastBytes;
 };
+
+export interface Logging {
+  /** A session of the region's database. */
+  readonly client: Client;
+  /** See {@link keptForAbsent}. */
+  readonly kept: bigint;
+  readonly signal: AbortSignal;
+}
+
+const positionQuery = { name: "wal-position", text: "SELECT pg_current_wal_insert_lsn()::text AS lsn" };
+const pointQuery = { name: "restart-point", text: "SELECT pg_log_standby_snapshot()::text AS lsn" };
 
 /**
  * Whoever decodes WAL begins at a restart point, where the server has logged which transactions run. By itself it does so
@@ -57,29 +68,17 @@ export class RestartPoints {
     const { clock, logger } = this.#context;
     if (clock.monotonic() < this.#notBeforeMs) return;
     try {
-      const { rows } = await client.query<{ lsn: string }>(positionQuery);
-      if (parseLsn(rows[0]?.lsn ?? "0/0") - this.#last < spacing) return;
-      const { rows: logged } = await client.query<{ lsn: string }>(pointQuery);
-      this.#last = parseLsn(logged[0]?.lsn ?? "0/0");
+      if ((await readLsn(client, positionQuery)) - this.#last < spacing) return;
+      this.#last = await readLsn(client, pointQuery);
       logger.debug({ position: formatLsn(this.#last) }, "a restart point is logged");
     } catch (error) {
       if (sqlStateOf(error) === null) throw error;
       const isFirst = this.#notBeforeMs === Number.NEGATIVE_INFINITY;
       this.#notBeforeMs = clock.monotonic() + retryMs;
-      const text = "no restart points are logged for peers that are away; it is tried every minute";
-      if (isFirst) logger.info({ err: error }, text);
-      else logger.debug({ err: error }, text);
+      logger[isFirst ? "info" : "debug"](
+        { err: error },
+        "no restart points are logged for peers that are away; it is tried every minute",
+      );
     }
   }
 }
-
-export interface Logging {
-  /** A session of the region's database. */
-  readonly client: Client;
-  /** See {@link keptForAbsent}. */
-  readonly kept: bigint;
-  readonly signal: AbortSignal;
-}
-
-const positionQuery = { name: "wal-position", text: "SELECT pg_current_wal_insert_lsn()::text AS lsn" };
-const pointQuery = { name: "restart-point", text: "SELECT pg_log_standby_snapshot()::text AS lsn" };
