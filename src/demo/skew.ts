@@ -4,12 +4,21 @@ import type { Topology } from "../../regions/topology.ts";
 import { regionNamed, topologyOf } from "../config.ts";
 import { OperatorError } from "../errors.ts";
 import { connect } from "../postgres/client.ts";
+import { clockOffset, clockOffsetSetting } from "../postgres/clock-offset.ts";
 import { waitFor } from "./watching.ts";
 
-const setting = "coregent.clock_offset_us";
-
 /** In a server's own configuration. A new start of the demo takes it away. */
-export const trueClockSql = [`ALTER SYSTEM RESET "${setting}"`, "SELECT pg_reload_conf()"] as const;
+export const trueClockSql = [
+  ...Object.keys(clockOffset(0)).map((setting) => `ALTER SYSTEM RESET "${setting}"`),
+  "SELECT pg_reload_conf()",
+] as const;
+
+const skewedClockSql = (micros: string): readonly string[] => [
+  ...Object.entries(clockOffset(micros)).map(
+    ([setting, value]) => `ALTER SYSTEM SET "${setting}" = '${value}'`,
+  ),
+  "SELECT pg_reload_conf()",
+];
 
 export interface Skew {
   readonly region: string;
@@ -28,12 +37,11 @@ export const skewClock = async (folder: string, { region, ms }: Skew, signal: Ab
   const client = await connect(postgres.reveal(), { applicationName: "coregent demo skew", signal });
   try {
     const offset = String(Math.round(ms * 1000));
-    const sql = ms === 0 ? trueClockSql : [`ALTER SYSTEM SET "${setting}" = '${offset}'`, trueClockSql[1]];
-    for (const statement of sql) await client.query(statement);
+    for (const statement of ms === 0 ? trueClockSql : skewedClockSql(offset)) await client.query(statement);
     const isTakenUp = async (): Promise<boolean> => {
       const { rows } = await client.query<{ now: string | null }>(
         "SELECT nullif(current_setting($1, true), '') AS now",
-        [setting],
+        [clockOffsetSetting],
       );
       return (rows[0]?.now ?? "0") === offset;
     };

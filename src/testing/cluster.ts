@@ -8,6 +8,7 @@ import { topologyOf } from "../config.ts";
 import type { Conditions } from "../embedded/fault-proxy.ts";
 import { freePort } from "../embedded/ports.ts";
 import { logTail, startServer } from "../embedded/server.ts";
+import { clockOffset, clockOffsetSetting } from "../postgres/clock-offset.ts";
 import { AgentProcess } from "./agent-process.ts";
 import { differences } from "./compare.ts";
 import { configText, writeConfig, type ConfiguredRegion } from "./config-file.ts";
@@ -140,11 +141,11 @@ export class TestCluster implements AsyncDisposable {
   async skewClock(name: string, ms: number): Promise<void> {
     const region = this.region(name);
     const offset = String(Math.round(ms * 1000));
-    await region.server.configure({ "coregent.clock_offset_us": offset });
+    await region.server.configure(clockOffset(offset));
     // In sessions that are open it takes effect before their next statement, once the server has read its file.
     for (let i = 0; i < 500; i += 1) {
       const [row] = await region.sql<{ offset: string }>(
-        "SELECT current_setting('coregent.clock_offset_us', true) AS offset",
+        `SELECT current_setting('${clockOffsetSetting}', true) AS offset`,
       );
       if (row?.offset === offset) return;
       await pauseMs(10);

@@ -9,7 +9,6 @@ import { type Answer, type Ask, asking, HttpSession } from "./endpoints.ts";
  */
 
 const names = ["a", "b", "c"] as const;
-const offset = '"coregent.clock_offset_us"';
 let cluster: TestCluster;
 let ask: Ask;
 
@@ -100,11 +99,7 @@ describe("under lag", () => {
 });
 
 test("writes follow reads and writes under skewed clocks: the later outranks the earlier in every region", async () => {
-  const skew = async (region: string, us: number): Promise<void> => {
-    await cluster.region(region).sql(`ALTER SYSTEM SET ${offset} = '${us}'`);
-    await cluster.region(region).sql("SELECT pg_reload_conf()");
-  };
-  await skew("a", 10_000_000);
+  await cluster.skewClock("a", 10_000);
   try {
     cluster.cut("a", "b");
     const writer = session();
@@ -134,8 +129,7 @@ test("writes follow reads and writes under skewed clocks: the later outranks the
       expect([name, ...shown]).toEqual([name, 2, 2, 1]);
     }
   } finally {
-    await cluster.region("a").sql(`ALTER SYSTEM RESET ${offset}`);
-    await cluster.region("a").sql("SELECT pg_reload_conf()");
+    await cluster.skewClock("a", 0);
   }
 });
 

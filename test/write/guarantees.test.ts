@@ -118,21 +118,25 @@ test("writes follow reads and writes, under skew: the later write outranks the e
   const skewed = new Session(masters);
   // As a region whose clock is an hour ahead stamps.
   await skewed.write("a", {
-    text: `WITH ahead AS MATERIALIZED (SELECT set_config('coregent.clock_offset_us', '3600000000', true))
-           INSERT INTO public.notes SELECT v.id, 1 FROM ahead, (VALUES ('read'), ('written')) AS v(id)
+    text: `WITH ahead AS MATERIALIZED (SELECT set_config('coregent.clock_offset_us', '3600000000', true),
+                                       set_config('coregent.stamp_above', '', true))
+           INSERT INTO public.notes SELECT v.id, 1 FROM ahead, (VALUES ('read'), ('written'), ('control')) AS v(id)
            RETURNING cg_version`,
   });
   const reader = new Session(masters);
   expect(valueOf(await reader.read("a", get("read")))).toBe(1);
   await reader.write("b", put("read", 2));
   await skewed.write("b", put("written", 2));
+  await new Session(masters).write("b", put("control", 2));
   regions.line("b", "a").heal();
   await regions.equal();
   for (const name of names) {
     const rows = await regions
       .db(name)
-      .query("SELECT id, n FROM notes WHERE id IN ('read', 'written') ORDER BY id");
+      .query("SELECT id, n FROM notes WHERE id IN ('read', 'written', 'control') ORDER BY id");
     expect(rows).toEqual([
+      // Who does not say what it has seen loses against the clock that is ahead.
+      { id: "control", n: 1 },
       { id: "read", n: 2 },
       { id: "written", n: 2 },
     ]);

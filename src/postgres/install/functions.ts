@@ -9,7 +9,7 @@ const clockMicros =
 
 /**
  * Microseconds since 1970. The setting `coregent.clock_offset_us` (a whole number; anything else counts as none) moves
- * the stamping clock, for tests of clock faults.
+ * the stamping clock, for tests of clock faults; where `coregent.stamp_above` is set besides, it reaches stamps too.
  */
 const clockSql = `
 CREATE OR REPLACE FUNCTION coregent.clock_us() RETURNS bigint
@@ -51,8 +51,7 @@ const stampSql = `
 CREATE OR REPLACE FUNCTION coregent.stamp(replaced bigint) RETURNS bigint
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN greatest(
-    CASE WHEN coalesce(current_setting('coregent.stamp_above', true),
-                       current_setting('coregent.clock_offset_us', true)) IS NULL
+    CASE WHEN current_setting('coregent.stamp_above', true) IS NULL
          THEN least(${clockMicros}, ${MAX_CLOCK_MICROS}) ELSE coregent.stamp_us() END,
     (replaced >> 10) + 1) * 1024 + coregent.region_id()`;
 

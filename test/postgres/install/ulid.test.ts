@@ -119,7 +119,8 @@ test("a clock beyond its bounds stamps within them", async () => {
   await using db = await createDatabase();
   await db.query("CREATE TABLE t (id int PRIMARY KEY, v int)");
   await install(db);
-  await db.query(`SET coregent.clock_offset_us = '9999999999999999'; INSERT INTO t VALUES (1); UPDATE t SET v = 2;
+  await db.query(`SET coregent.stamp_above = '';
+    SET coregent.clock_offset_us = '9999999999999999'; INSERT INTO t VALUES (1); UPDATE t SET v = 2;
     SET coregent.clock_offset_us = '-9999999999999999'; UPDATE t SET v = 3; INSERT INTO t VALUES (2)`);
   const rows = await db.query<{ id: number; year: number; positive: boolean }>(
     `SELECT id, extract(year FROM to_timestamp((cg_version >> 10) / 1000000))::int AS year, cg_version > 0 AS positive

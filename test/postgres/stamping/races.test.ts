@@ -56,9 +56,12 @@ describe.each(kinds)("%s", (_, table) => {
     await isBlocked(db, await pidOfBusy(db, "INSERT INTO t VALUES (1, 'new')"));
     // The tombstone is far ahead of the insert's stamp.
     await one.query(
-      "SET LOCAL coregent.clock_offset_us = '3600000000'; INSERT INTO t VALUES (1); DELETE FROM t; COMMIT",
+      `SET LOCAL coregent.clock_offset_us = '3600000000'; SET LOCAL coregent.stamp_above = '';
+       INSERT INTO t VALUES (1); DELETE FROM t; COMMIT`,
     );
     await inserted;
+    const tombstone = (await both(db)).dead?.version ?? 0n;
+    expect(Number(tombstone >> 10n)).toBeGreaterThan((Date.now() + 1_800_000) * 1000);
     await expectUpon(db);
   });
 
