@@ -64,7 +64,7 @@ export const defaultLimits: AgentLimits = {
   backlogPieceBytes: 16 * 1024 * 1024,
   backlogTransactionBytes: 4 * 1024 * 1024,
   streamingBytes: 16 * 1024 * 1024,
-  streamingKb: 16 * 1024,
+  streamingKb: 4 * 1024,
   restartPointBytes: 8 * 1024 * 1024,
   copyPieceRows: 5_000,
   connectTimeoutMs: 10_000,
