@@ -18,6 +18,7 @@ const columnsOf = (relation: string): string => `(
 
 const installedTablesSql = `
 SELECT r.name, r.schema_name, r.table_name, r.tombstone, r.key_columns, r.owner_column, r.failover, r.logs_conflicts,
+       c.relkind = 'p' AS partitioned,
        ${columnsOf("c.oid")} AS columns,
        ${columnsOf("d.oid")} AS tombstone_columns
   FROM coregent.replicated_table r
@@ -36,6 +37,7 @@ interface InstalledRow {
   owner_column: string | null;
   failover: "takeover" | "provisional";
   logs_conflicts: boolean;
+  partitioned: boolean;
   columns: Column[];
   tombstone_columns: Column[];
 }
@@ -51,6 +53,7 @@ export const readTables = async (client: ClientBase): Promise<ReplicatedTable[]>
     name: row.name,
     schema: row.schema_name,
     table: row.table_name,
+    partitioned: row.partitioned,
     columns: row.columns,
     key: row.key_columns,
     ownerColumn: row.owner_column,

@@ -4,6 +4,7 @@ export interface ReplicatedTable {
   readonly name: string;
   readonly schema: string;
   readonly table: string;
+  readonly partitioned: boolean;
   /** Every live column in attribute order, generated and `cg_` columns included: the layout of the row type. */
   readonly columns: readonly Column[];
   /** The primary key's columns, in key order. */

@@ -40,16 +40,20 @@ export const blocksWithin = (count: number, bytes: number): number => {
 };
 
 /**
- * The same for a set that has just been inserted by one COPY, read from where it lies: nothing is sent but the keys of
+ * The same for a part of a set that has just been inserted by one COPY, read from where it lies: nothing is sent but the keys of
  * its first and last state (`ends`), and nothing answered but the count. Only rows which their tombstone has seen.
  *
  * What it removes, it removes rightly, whatever lies between the two ends. And what has the `xmin` of the first was
- * inserted by this COPY, which was a subtransaction of its own: so as many rows as tombstones are all of them.
+ * inserted by this COPY, which was a subtransaction of its own: so where the parts together remove as many rows as the set has
+ * tombstones, these are all of them.
  *
  * None where the two lie more blocks apart than the parameter of number `blocks` says: the first may have gone into a
  * space near the start of a large relation, and the last to its end.
  */
-export const buryCopiedSql = (table: ReplicatedTable, ends: string, blocks: number): string => {
+export const buryCopiedSql = (
+  table: ReplicatedTable,
+  { ends, blocks, atOnce }: { readonly ends: string; readonly blocks: number; readonly atOnce: boolean },
+): string => {
   const tombstones = relationOf(table, "tombstone");
   const end = (column: string): string => `(SELECT ends.${column} FROM ends)`;
   const block = (ctid: string): string => `(${ctid}::text::point)[0]`;
@@ -60,31 +64,38 @@ export const buryCopiedSql = (table: ReplicatedTable, ends: string, blocks: numb
 ), x AS MATERIALIZED (
   SELECT d.* FROM ${tombstones} AS d WHERE d.ctid >= ${end("low")} AND d.ctid <= ${end("high")} AND d.xmin = ${end("copy")}
 )
-${removeSeen(table)}`;
+${removeSeen(table, atOnce)}`;
 };
 
-/** Types of keys with which `removeSeen` may ask for all rows at once: an unhashed look would go over all of `x` for each. */
+/** Types of keys that the server hashes. Without, it would go over all of `x` for each row in `removeAtOnce`. */
 const hashableTypes: ReadonlySet<string> = new Set(
   "uuid int2 int4 int8 text varchar bpchar bytea numeric date timestamp timestamptz".split(" "),
 );
 
-/**
- * Removes the rows which the tombstones `x` were written upon. Where the key is one column, they are looked up all at once:
- * the index is read from one end to the other, not from its root for each key, and the rows are read as they lie. It is a join
- * in all but its form: as a join, the planner would look each row up by itself, as it does not know how many there are.
- */
-const removeSeen = (table: ReplicatedTable): string => {
-  const rows = relationOf(table, "row");
-  const [key = "", ...others] = table.key;
-  const { typeSchema, typeName = "" } = table.columns.find(({ name }) => name === key) ?? {};
-  if (others.length > 0 || isOwned(table) || typeSchema !== "pg_catalog" || !hashableTypes.has(typeName)) {
-    return `DELETE FROM ${rows} AS cur USING x
+/** Removes the rows which the tombstones `x` were written upon. */
+const removeSeen = (table: ReplicatedTable, atOnce: boolean): string =>
+  atOnce && hasHashableKey(table) && !isOwned(table) && !table.partitioned
+    ? removeAtOnce(table)
+    : `DELETE FROM ${relationOf(table, "row")} AS cur USING x
  WHERE ${sameKey(table, "cur", "x")} AND ${outranks("x", "cur", isOwned(table))}
    AND x.cg_prev = cur.cg_version AND x.cg_version > cur.cg_version`;
-  }
-  const id = identifier(key);
+
+const hasHashableKey = ({ key, columns }: ReplicatedTable): boolean => {
+  const [type, ...others] = columns.filter(({ name }) => key.includes(name));
+  return others.length === 0 && type?.typeSchema === "pg_catalog" && hashableTypes.has(type.typeName);
+};
+
+/**
+ * The same where the key is one column: a join in all but its form. As a join, the planner would look each row up by itself,
+ * from the root of the index and through the partition that it is in, since it does not know how many there are. So the index
+ * is read from one end to the other (each of many partitions' would be, and before PostgreSQL 17 each key is looked up by itself
+ * all the same), and then the rows as they lie. A row that somebody else has just changed is compared with all of `x`
+ * again: the sets are to be small.
+ */
+const removeAtOnce = (table: ReplicatedTable): string => {
+  const id = identifier(table.key[0] ?? "");
   // IS TRUE keeps the planner from making a join of it.
-  return `DELETE FROM ${rows} AS cur
+  return `DELETE FROM ${relationOf(table, "row")} AS cur
  WHERE cur.${id} = ANY (ARRAY(SELECT x.${id} FROM x))
    AND ((cur.${id}, cur.cg_version) IN (SELECT x.${id}, x.cg_prev FROM x WHERE x.cg_version > x.cg_prev)) IS TRUE`;
 };

@@ -77,18 +77,27 @@ export const buryCopied = async (session: MergeSession, tombstones: StateSet): P
     skip.set(table.name, left - 1);
     return buryRows(session, tombstones);
   }
-  const ends = keysOf(tombstones.pick([0, count - 1]));
-  const values = [...ends.values, String(blocksWithin(count, tombstones.bytes))];
-  const [{ rowCount }, { rows: noted }] = await together([
-    session.query(buryCopiedSql(table, ends.from, values.length), values),
+  const pieces = piecesOf(tombstones);
+  const [removed, { rows: noted }] = await together([
+    together(pieces.map((piece) => removeCopied(session, piece))),
     session.query<Noted>(notedSql(table)),
   ]);
-  const buried = { ...nothingSwept, ...noted[0], rows: rowCount ?? 0 };
+  const buried = { ...nothingSwept, ...noted[0], rows: removed.reduce((sum, rows) => sum + rows, 0) };
   if (buried.rows === count) return buried;
   skip.set(table.name, skippedSets);
   if (buried.rows < count / 2) return added(buried, await buryRows(session, tombstones));
-  const rest = piecesOf(tombstones).map((piece) => sweepKeys(session, keysOf(piece)));
+  const rest = pieces.map((piece) => sweepKeys(session, keysOf(piece)));
   return (await together(rest)).reduce(added, buried);
+};
+
+/** How many rows are removed. */
+const removeCopied = async (session: MergeSession, tombstones: StateSet): Promise<number> => {
+  const { table, count, bytes } = tombstones;
+  const { from: ends, values: keys } = keysOf(tombstones.pick([0, count - 1]));
+  const values = [...keys, String(blocksWithin(count, bytes))];
+  const sql = buryCopiedSql(table, { ends, blocks: values.length, atOnce: session.serverVersion >= 17 });
+  const { rowCount } = await session.query(sql, values);
+  return rowCount ?? 0;
 };
 
 const added = (before: Swept, later: Swept): Swept => ({

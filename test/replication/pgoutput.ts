@@ -123,6 +123,7 @@ export const sampleTable = (tableName = "t"): ReplicatedTable => {
     name: `public.${tableName}`,
     schema: "public",
     table: tableName,
+    partitioned: false,
     columns: [id, column("big", 25, "text"), column("owner", 25, "text"), ...state],
     key: ["id"],
     ownerColumn: "owner",
