@@ -2,8 +2,9 @@ import { to as copyTo } from "pg-copy-streams";
 import { readTables } from "../postgres/catalog.ts";
 import { identifier, list, literal, qualified } from "../postgres/identifiers.ts";
 import type { Column, ReplicatedTable } from "../postgres/table.ts";
+import type { TableBatch } from "./batch.ts";
 import { insist } from "./insist.ts";
-import { mergeBatch } from "./merge.ts";
+import { mergeBatch, prepareBatch } from "./merge.ts";
 import type { MergeSession } from "./merge-session.ts";
 import { type Domains, type Mapping, type Misfit, readDomains, RelationMapper } from "./relation.ts";
 import { SourceGone, type SourceSession } from "./source-session.ts";
@@ -209,7 +210,8 @@ class TableCopy {
   }
 
   async #copy(theirs: ReplicatedTable, mapping: Mapping): Promise<void> {
-    const { context, target } = this.#work;
+    const { source, session, target, context } = this.#work;
+    const { limits } = context;
     const columns = sourceColumns(theirs, mapping.layout.kind);
     const fields =
       target.format === "binary"
@@ -221,26 +223,38 @@ class TableCopy {
     const names = columns.map((column) => column.name);
     const states = new StateBuilder(table, { kind: stateKind, format: target.format, columns: names });
     const tuples = new CopyTuples();
-    for await (const chunk of this.#work.source.client.query(copyTo(text)) as AsyncIterable<Buffer>) {
-      tuples.push(chunk, (tuple) => states.addCopied(tuple));
-      if (states.count >= context.limits.copyPieceRows || states.bytes >= context.limits.maxBatchBytes) {
-        await this.#merge(states);
+    // While our server merges a piece, the next is received.
+    let merging: Promise<void> = Promise.resolve();
+    const merge = async (): Promise<void> => {
+      const { count } = states;
+      const part = states.take();
+      prepareBatch(session, { tables: [part] }, { absent: true });
+      await merging;
+      merging = this.#merge(part, count);
+      // It is told with the next piece, or at the end.
+      merging.catch(() => undefined);
+    };
+    try {
+      for await (const chunk of source.client.query(copyTo(text)) as AsyncIterable<Buffer>) {
+        tuples.push(chunk, (tuple) => states.addCopied(tuple));
+        const isFull = states.count >= limits.copyPieceRows || states.bytes >= limits.maxBatchBytes;
+        if (isFull) await merge();
       }
+      if (!tuples.complete) {
+        throw new SourceGone();
+      }
+      if (states.count > 0) await merge();
+      await merging;
+    } finally {
+      // Then the session serves others.
+      await merging.catch(() => undefined);
     }
-    if (!tuples.complete) {
-      throw new SourceGone();
-    }
-    await this.#merge(states);
   }
 
-  async #merge(states: StateBuilder): Promise<void> {
+  /** `count`: of the peer's rows, which it is made of. */
+  async #merge(part: TableBatch, count: number): Promise<void> {
     const { session, peer, status, sweeper } = this.#work;
     this.#parts.signal.throwIfAborted();
-    const { count } = states;
-    if (count === 0) {
-      return;
-    }
-    const part = states.take();
     const report = await insist(this.#work, this.#parts.signal, (careful) =>
       session.transaction(async () => {
         const merged = await mergeBatch(session, { tables: [part] }, { careful, absent: true });

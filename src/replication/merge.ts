@@ -110,10 +110,15 @@ const applyAndLook = async (
 const leastCopied = 200;
 
 /** Builds most of what merging the batch will send: while the server is at work on the one before. */
-export const prepareBatch = (session: MergeSession, { tables }: Pick<Batch, "tables">): void => {
+export const prepareBatch = (
+  session: MergeSession,
+  { tables }: Pick<Batch, "tables">,
+  { absent = false }: Pick<MergeOptions, "absent"> = {},
+): void => {
   for (const { rows, tombstones } of tables) {
     if (tombstones.count >= leastCopied) prepareCopy(session, tombstones);
-    if (rows.count >= leastCopied && byPredecessor(rows).first === rows) prepareCopy(session, rows);
+    if (rows.count >= leastCopied && (absent || byPredecessor(rows).first === rows))
+      prepareCopy(session, rows);
   }
 };
 
