@@ -223,6 +223,7 @@ class TableCopy {
     const names = columns.map((column) => column.name);
     const states = new StateBuilder(table, { kind: stateKind, format: target.format, columns: names });
     const tuples = new CopyTuples();
+    const received = source.client.query(copyTo(text));
     // While our server merges a piece, the next is received.
     let merging: Promise<void> = Promise.resolve();
     const merge = async (): Promise<void> => {
@@ -231,11 +232,11 @@ class TableCopy {
       prepareBatch(session, { tables: [part] }, { absent: true });
       await merging;
       merging = this.#merge(part, count);
-      // It is told with the next piece, or at the end.
-      merging.catch(() => undefined);
+      // The next piece may be long in coming: what fails ends the copy.
+      merging.catch((error: Error) => received.destroy(error));
     };
     try {
-      for await (const chunk of source.client.query(copyTo(text)) as AsyncIterable<Buffer>) {
+      for await (const chunk of received as AsyncIterable<Buffer>) {
         tuples.push(chunk, (tuple) => states.addCopied(tuple));
         const isFull = states.count >= limits.copyPieceRows || states.bytes >= limits.maxBatchBytes;
         if (isFull) await merge();
@@ -246,7 +247,7 @@ class TableCopy {
       if (states.count > 0) await merge();
       await merging;
     } finally {
-      // Then the session serves others.
+      // Whoever has the session next finds no merge in it.
       await merging.catch(() => undefined);
     }
   }

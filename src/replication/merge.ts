@@ -109,7 +109,10 @@ const applyAndLook = async (
 /** Below so many new keys of a relation other statements cost less than COPY. */
 const leastCopied = 200;
 
-/** Builds most of what merging the batch will send: while the server is at work on the one before. */
+/**
+ * Builds most of what merging the batch will send: while the server is at work on the one before.
+ * @param options as they will be for the merge
+ */
 export const prepareBatch = (
   session: MergeSession,
   { tables }: Pick<Batch, "tables">,

@@ -67,13 +67,17 @@ export const buryCopiedSql = (
 ${removeSeen(table, atOnce)}`;
 };
 
-/** Types of keys that the server hashes. Without, it would go over all of `x` for each row in `removeAtOnce`. */
+/** Types of keys that the server hashes: else it would go over all of `x` for each row in `removeAtOnce`. */
 const hashableTypes: ReadonlySet<string> = new Set(
   "uuid int2 int4 int8 text varchar bpchar bytea numeric date timestamp timestamptz".split(" "),
 );
 
-/** Removes the rows which the tombstones `x` were written upon. */
+/**
+ * Removes the rows which the tombstones `x` were written upon.
+ * @param atOnce whether that is worth it: before PostgreSQL 17 an index looks keys up one by one all the same
+ */
 const removeSeen = (table: ReplicatedTable, atOnce: boolean): string =>
+  // Of a partitioned table the indexes of all partitions would be asked for all keys.
   atOnce && hasHashableKey(table) && !isOwned(table) && !table.partitioned
     ? removeAtOnce(table)
     : `DELETE FROM ${relationOf(table, "row")} AS cur USING x
@@ -86,11 +90,10 @@ const hasHashableKey = ({ key, columns }: ReplicatedTable): boolean => {
 };
 
 /**
- * The same where the key is one column: a join in all but its form. As a join, the planner would look each row up by itself,
- * from the root of the index and through the partition that it is in, since it does not know how many there are. So the index
- * is read from one end to the other (each of many partitions' would be, and before PostgreSQL 17 each key is looked up by itself
- * all the same), and then the rows as they lie. A row that somebody else has just changed is compared with all of `x`
- * again: the sets are to be small.
+ * `removeSeen` for a key of one column: a join in all but its form. As a join, the planner would look each row up by itself,
+ * from the root of the index, since it does not know how many there are. So the index is read from one end to the other, and
+ * then the rows as they lie. A row that somebody else has just changed is compared with all of `x` again: the sets are to
+ * be small.
  */
 const removeAtOnce = (table: ReplicatedTable): string => {
   const id = identifier(table.key[0] ?? "");

@@ -84,6 +84,7 @@ export const buryCopied = async (session: MergeSession, tombstones: StateSet): P
   ]);
   const buried = { ...nothingSwept, ...noted[0], rows: removed.reduce((sum, rows) => sum + rows, 0) };
   if (buried.rows === count) return buried;
+  // Of which part rows are left is not known: where parts lie among each other, one may have removed what is another's.
   skip.set(table.name, skippedSets);
   if (buried.rows < count / 2) return added(buried, await buryRows(session, tombstones));
   const rest = pieces.map((piece) => sweepKeys(session, keysOf(piece)));

@@ -41,7 +41,7 @@ export interface AgentLimits {
   readonly streamingKb: number;
   /** While a peer is away, at least so much WAL lies between two points that are logged for decoding to begin at. */
   readonly restartPointBytes: number;
-  /** Rows of one piece when states are copied. */
+  /** Rows of one piece when states are copied, of which there are two at a time: one is merged, one received. */
   readonly copyPieceRows: number;
   readonly connectTimeoutMs: number;
   /** A peer that sends nothing for so long, and does not answer on an ordinary session either, is gone. */

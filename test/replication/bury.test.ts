@@ -150,6 +150,25 @@ const buried = async (session: MergeSession, table: ReplicatedTable, value: stri
   return { plan, rowCount, left: left.map(({ no }) => no) };
 };
 
+test("tombstones that are more than one part bury their rows, wherever these lie", async () => {
+  await using region = await MergeRegion.create({ schema });
+  const { merge } = await mergerOf(region);
+  const relation = `coregent.${region.table("t").tombstone}`;
+  for (const space of [false, true]) {
+    // Pages with some space each, in which a COPY goes here and there.
+    await region.db.query(`TRUNCATE ${relation}; SET session_replication_role = replica; TRUNCATE t;
+      INSERT INTO ${relation} (id, cg_version) SELECT 'old' || i, 5 FROM generate_series(1, 20000) AS i WHERE ${space};
+      DELETE FROM ${relation} WHERE right(id, 2) < '30'; RESET session_replication_role`);
+    await region.db.query(`VACUUM ${relation}`);
+    await merge(rowsOf(4500));
+    await region.db.query(`SET session_replication_role = replica;
+      UPDATE t SET cg_version = cg_version + (1024::bigint << 30) WHERE id IN ('k1', 'k4499');
+      RESET session_replication_role`);
+    expect(await merge(deadUpon(4500))).toMatchObject({ tombstonesMerged: 4500, rowsSwept: 4498 });
+    expect(await present(region)).toEqual(["k1", "k4499"]);
+  }
+});
+
 test("of rows that others change meanwhile those go that are as their tombstone has seen them", async () => {
   await using region = await MergeRegion.create({ schema });
   const { merge } = await mergerOf(region);
