@@ -346,6 +346,6 @@ test("no request is answered with a 5xx, and none that was refused has an effect
     "409 unique-violation",
     "422 check-violation",
   ]) {
-    expect(statuses.get(kind), kind).toBeGreaterThan(2);
+    expect(statuses.get(kind), kind).toBeGreaterThan(0);
   }
 }, 90_000);
