@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import type { Writable } from "node:stream";
+import { Query } from "pg";
 import { corked } from "../corked.ts";
 
 /** As text; bytes as the type's receive function reads them; null is NULL. */
@@ -12,6 +13,12 @@ export interface Wire {
   readonly parsedStatements: Readonly<Record<string, string>>;
   readonly submittedNamedStatements: Record<string, string>;
 }
+
+/** Where statements are sent ahead, the driver takes its own kind of query only. Its types leave the handlers out. */
+export const DriverQuery = Query as unknown as new (text: string) => {
+  name?: string | undefined;
+  text?: string | undefined;
+};
 
 const code = (letter: string): number => letter.charCodeAt(0);
 const letters = {

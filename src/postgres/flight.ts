@@ -1,5 +1,5 @@
-import { type Client, type FieldDef, Query, types } from "pg";
-import { ExtendedQuery, type Value, type Wire } from "./extended-query.ts";
+import { type Client, type FieldDef, type Query, types } from "pg";
+import { DriverQuery, ExtendedQuery, type Value, type Wire } from "./extended-query.ts";
 
 /** What a parameter may be: bytes as the type's receive function reads them; an array of an array type. */
 export type Parameter = Scalar | Uint8Array | readonly Scalar[];
@@ -44,12 +44,6 @@ interface Asked {
 
 /** The driver's; its type knows the built-in types only. */
 const parserOf = types.getTypeParser as (typeOid: number) => Column["parse"];
-
-// Where statements are sent ahead, the driver takes its own kind of query only.
-const DriverQuery = Query as unknown as new (text: string) => {
-  name?: string | undefined;
-  text?: string | undefined;
-};
 
 /**
  * Statements of one session that are asked at once and answered at once: with one Sync behind the last, the server sends

@@ -4,6 +4,7 @@ import type { Logger } from "pino";
 import { connect } from "../postgres/client.ts";
 import { takeCopyData } from "../postgres/copy-data.ts";
 import { literal } from "../postgres/identifiers.ts";
+import { slotCopyName } from "../postgres/install/names.ts";
 import { sqlStateOf } from "../postgres/sqlstate.ts";
 import type { Start } from "./link-stream.ts";
 import { formatLsn, parseLsn, readLsn } from "./lsn.ts";
@@ -198,8 +199,11 @@ export class Backlog {
     await session.query(pieceMemorySql);
     try {
       // A former session of ours, whose line was cut, notices only when its piece is decoded; until then it holds the copy.
-      await evictHolder(client, copyOf(slot), context.clock, "client backend");
-      await session.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [slot, copyOf(slot)]);
+      await evictHolder(client, slotCopyName(slot), context.clock, "client backend");
+      await session.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [
+        slot,
+        slotCopyName(slot),
+      ]);
     } catch (error) {
       if (sqlStateOf(error) === null) {
         throw error;
@@ -209,7 +213,7 @@ export class Backlog {
     }
     if (start.from > start.confirmed) {
       await session.query("SELECT pg_replication_slot_advance($1, $2)", [
-        copyOf(slot),
+        slotCopyName(slot),
         formatLsn(start.from),
       ]);
     }
@@ -226,7 +230,7 @@ export class Backlog {
     const { backlogBytes, backlogPieceChanges, backlogPieceBytes } = context.limits;
     const largest = { changes: backlogPieceChanges, bytes: backlogPieceBytes };
     const reader = new PieceReader(session, {
-      slot: copyOf(slot),
+      slot: slotCopyName(slot),
       decode,
       paused: () => this.#gate?.promise ?? null,
     });
@@ -264,7 +268,7 @@ export class Backlog {
   #pieceSql(changes: number, upTo: bigint): string {
     const { slot } = this.#options;
     const options = Object.entries(pgoutputOptions(this.#options)).flat().map(literal).join(", ");
-    return `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(copyOf(slot))},
+    return `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(slotCopyName(slot))},
               ${literal(formatLsn(upTo))}, ${changes}, ${options})) TO STDOUT (FORMAT binary)`;
   }
 }
@@ -353,9 +357,6 @@ class PieceReader {
     });
   }
 }
-
-/** Slots are named for all databases of a server; there is one reader of a slot, and so one copy. 63 bytes at most, as slots have 59. */
-export const copyOf = (slot: string): string => `${slot}_sql`;
 
 const readThrough = async (client: Client, slot: string): Promise<PieceEnd> => {
   const { rows } = await client.query<{ end: string; restart: string; position: string }>(

@@ -40,12 +40,12 @@ export const blocksWithin = (count: number, bytes: number): number => {
 };
 
 /**
- * The same for a part of a set that has just been inserted by one COPY, read from where it lies: nothing is sent but the keys of
- * its first and last state (`ends`), and nothing answered but the count. Only rows which their tombstone has seen.
+ * The same for a part of a set that has just been inserted by one COPY, read from where it lies: nothing is sent but the
+ * keys of its first and last state (`ends`), and nothing answered but the count. Only rows which their tombstone has seen.
  *
  * What it removes, it removes rightly, whatever lies between the two ends. And what has the `xmin` of the first was
- * inserted by this COPY, which was a subtransaction of its own: so where the parts together remove as many rows as the set has
- * tombstones, these are all of them.
+ * inserted by this COPY, which was a subtransaction of its own: so where the parts together remove as many rows as the
+ * set has tombstones, these are all of them.
  *
  * None where the two lie more blocks apart than the parameter of number `blocks` says: the first may have gone into a
  * space near the start of a large relation, and the last to its end.
@@ -90,10 +90,10 @@ const hasHashableKey = ({ key, columns }: ReplicatedTable): boolean => {
 };
 
 /**
- * `removeSeen` for a key of one column: a join in all but its form. As a join, the planner would look each row up by itself,
- * from the root of the index, since it does not know how many there are. So the index is read from one end to the other, and
- * then the rows as they lie. A row that somebody else has just changed is compared with all of `x` again: the sets are to
- * be small.
+ * `removeSeen` for a key of one column: a join in all but its form. As a join, the planner would look each row up by
+ * itself, from the root of the index, since it does not know how many there are. So the index is read from one end to
+ * the other, and then the rows as they lie. A row that somebody else has just changed is compared with all of `x` again:
+ * the sets are to be small.
  */
 const removeAtOnce = (table: ReplicatedTable): string => {
   const id = identifier(table.key[0] ?? "");

@@ -33,9 +33,9 @@ export interface AgentLimits {
    */
   readonly backlogTransactionBytes: number;
   /**
-   * A stream whose peer is so many bytes of WAL ahead brings transactions of more than so many kB while they are decoded. With
-   * more, the target would wait longer for the first and for the last; with less, the source would write more to its disk (toasted
-   * values, and what ON CONFLICT inserts, cannot be sent while they are incomplete).
+   * A stream whose peer is so many bytes of WAL ahead brings transactions of more than so many kB while they are decoded.
+   * With more, the target would wait longer for the first and for the last; with less, the source would write more to its
+   * disk (toasted values, and what ON CONFLICT inserts, cannot be sent while they are incomplete).
    */
   readonly streamingBytes: number;
   readonly streamingKb: number;

@@ -1,5 +1,5 @@
-import { type Client, type ClientBase, type FieldDef, Query } from "pg";
-import { ExtendedQuery, type Wire } from "../postgres/extended-query.ts";
+import type { Client, ClientBase, FieldDef } from "pg";
+import { DriverQuery, ExtendedQuery, type Wire } from "../postgres/extended-query.ts";
 import { remembered } from "../remembered.ts";
 
 export interface PreparedStatement {
@@ -46,12 +46,9 @@ interface Outcome {
 /** The columns of each statement's result, by session and name. */
 const fieldsOf = remembered((_wire: Wire) => new Map<string, readonly FieldDef[]>());
 
-// Where statements are sent ahead, the driver takes its own kind of query only. Its types leave the handlers out.
-const DriverQuery = Query as unknown as new (text: string) => object;
-
 class PreparedQuery extends DriverQuery {
-  readonly name: string;
-  readonly text: string;
+  override readonly name: string;
+  override readonly text: string;
   readonly #values: readonly (string | null)[];
   readonly #outcome: Outcome;
   readonly #rows: (readonly (string | null)[])[] = [];

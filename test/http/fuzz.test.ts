@@ -111,7 +111,7 @@ const object = fc.array(fc.tuple(columnName, value), { maxLength: 6 }).map(
 /** Values that the column takes. */
 const fitting: Readonly<Record<string, readonly unknown[]>> = {
   x: ["y", "$1", "'; DROP TABLE t; --", "😀"],
-  n: [1.5, "99.99", 13, 100_000],
+  n: [1.5, 13, "99.99", 13, 100_000],
   big: ["9223372036854775807", 5],
   f: [1e300, "NaN"],
   b: [true, "f"],
@@ -120,7 +120,7 @@ const fitting: Readonly<Record<string, readonly unknown[]>> = {
   j: [{ a: [1] }, "text", null],
   jb: [{ a: { b: null } }, []],
   e: ["good", "bad"],
-  p: [1, 0],
+  p: [1, 0, -1],
   ia: [[1, 2], [[1], [2]], "{}"],
   ta: [["a,b", null], []],
 };
@@ -334,7 +334,7 @@ test("no request is answered with a 5xx, and none that was refused has an effect
       }
       before = after;
     }),
-    { numRuns: 1_200, interruptAfterTimeLimit: 45_000, endOnFailure: true },
+    { numRuns: 2_400, interruptAfterTimeLimit: 45_000, endOnFailure: true },
   );
   expect(api.internal).toEqual([]);
   // The generator is worth something only if much of it gets through.
@@ -346,6 +346,6 @@ test("no request is answered with a 5xx, and none that was refused has an effect
     "409 unique-violation",
     "422 check-violation",
   ]) {
-    expect(statuses.get(kind), kind).toBeGreaterThan(0);
+    expect(statuses.get(kind), kind).toBeGreaterThan(2);
   }
 }, 90_000);

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { connect } from "../../src/postgres/client.ts";
 import { type Answer, Flight, type Parameter, Statement } from "../../src/postgres/flight.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { refusingAtCommit } from "../support/refusing.ts";
 
 let db: TestDatabase;
 let client: Client;
@@ -99,10 +100,7 @@ test("after one that fails the others are not done, and the transaction is to be
 });
 
 test("a statement that is committed by the Sync has failed where that fails", async () => {
-  await db.query(`
-    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
-    CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
-      FOR EACH ROW WHEN (NEW.n = 13) EXECUTE FUNCTION refuse()`);
+  await db.query(refusingAtCommit("NEW.n = 13"));
   await expect(one(insert(), 13)).rejects.toThrow("refused");
   expect(await one(insert(), 14)).toMatchObject({ rowCount: 1 });
 });

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { eventually } from "../support/database.ts";
-import { copyOf, forReadingAgain, worthGoingOn } from "../../src/replication/backlog.ts";
-import { slotName } from "../../src/postgres/install/names.ts";
+import { forReadingAgain, worthGoingOn } from "../../src/replication/backlog.ts";
+import { slotCopyName, slotName } from "../../src/postgres/install/names.ts";
 import { SpareMemory } from "../../src/replication/spare-memory.ts";
 import { parseLsn } from "../../src/replication/lsn.ts";
 import { type LocalAgent, positions, Regions } from "./agents.ts";
@@ -47,7 +47,7 @@ const leftovers = async (): Promise<number> => {
   const [row] = await regions
     .db("a")
     .query<{ n: number }>("SELECT count(*)::int AS n FROM pg_replication_slots WHERE slot_name = $1", [
-      copyOf(regions.slot("a", "b")),
+      slotCopyName(regions.slot("a", "b")),
     ]);
   return row?.n ?? -1;
 };
@@ -85,7 +85,7 @@ test("what a peer wrote meanwhile is read by SQL where it is much, then the stre
 test("a copy of the slot that a former session of ours still holds is taken from it", async () => {
   const former = await regions.db("a").connect();
   const name = regions.slot("a", "b");
-  await former.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [name, copyOf(name)]);
+  await former.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [name, slotCopyName(name)]);
   await writeMuch("former");
   const agent = await regions.agent("b", limits).streaming();
   await regions.equal();
@@ -135,7 +135,7 @@ test("a piece before which the peer reads much again is larger, within bounds", 
 });
 
 test("the copies of two slots never have one name, nor one that the server would cut", () => {
-  const longest = [1001, 1002].map((target) => copyOf(slotName("c".repeat(40), 1003, target)));
+  const longest = [1001, 1002].map((target) => slotCopyName(slotName("c".repeat(40), 1003, target)));
   expect(new Set(longest).size).toBe(2);
   for (const name of longest) expect(name.length).toBeLessThanOrEqual(63);
 });

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { eventually } from "../support/eventually.ts";
 import { type LocalAgent, Regions } from "./agents.ts";
+import { blockedSql } from "./merge-helpers.ts";
 
 /** Copies of a peer's states in many pieces, of which one is received while another is merged. */
 
@@ -41,11 +42,12 @@ test("a copy ends with the session that merges it, also where the next piece doe
   // A piece takes a second.
   regions.line("b", "a").setConditions({ bytesPerSecond: 30_000 });
   await copyAgain();
-  const waits = `FROM pg_stat_activity WHERE application_name LIKE 'coregent%' AND wait_event_type = 'Lock'
-                  AND datname = current_database()`;
-  await eventually(async () => expect(await regions.db("b").query(`SELECT ${waits}`)).toHaveLength(1));
+  const blocked = (): Promise<{ pid: number }[]> =>
+    regions.db("b").query(blockedSql, ["coregent link a > b"]);
+  await eventually(async () => expect(await blocked()).toHaveLength(1));
   regions.line("b", "a").cut({ mode: "blackhole" });
-  await regions.db("b").query(`SELECT pg_terminate_backend(pid) ${waits}`);
+  for (const { pid } of await blocked())
+    await regions.db("b").query("SELECT pg_terminate_backend($1)", [pid]);
   // Long before the silence of the line is noticed.
   await eventually(() => b.link("a").state !== "resyncing", { timeoutMs: 10_000, what: "noticing" });
   await local.query("ROLLBACK");

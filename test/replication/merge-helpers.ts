@@ -40,6 +40,6 @@ export const mergeNow = async (
     mergeBatch(session, { tables: Array.isArray(parts) ? parts : [parts as TableBatch] }, options),
   );
 
-/** Waits until a session of this application name waits for a lock. */
+/** Of sessions of this application name which wait for a lock. */
 export const blockedSql = `
-SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 AND wait_event_type = 'Lock'`;
+SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 AND wait_event_type = 'Lock'`;

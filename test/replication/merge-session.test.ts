@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { together } from "../../src/replication/together.ts";
 import { MergeRegion } from "./merge-fixture.ts";
+import { refusingAtCommit } from "../support/refusing.ts";
 
 const schema = "CREATE TABLE t (id text PRIMARY KEY, val text)";
 const insert = (id: string): string =>
@@ -53,11 +54,7 @@ test("a commit that is not done because something before it failed leaves a tran
 
 test("after a commit that failed there is no transaction, or one that is rolled back", async () => {
   await using region = await MergeRegion.create({ schema });
-  await region.db.query(`
-    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
-    CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
-      FOR EACH ROW WHEN (NEW.id = 'late') EXECUTE FUNCTION refuse();
-    ALTER TABLE t ENABLE ALWAYS TRIGGER refuse`);
+  await region.db.query(refusingAtCommit("NEW.id = 'late'"));
   const session = await region.session();
   for (const [id, before] of [
     ["late", "SELECT 1"],

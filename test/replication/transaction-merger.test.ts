@@ -6,6 +6,7 @@ import { eventually } from "../support/eventually.ts";
 import { batchOf, MergeRegion } from "./merge-fixture.ts";
 import { at, blockedSql, row } from "./merge-helpers.ts";
 import { batchUntil, contextIn, LocalMerger } from "./merger-fixture.ts";
+import { refusingAtCommit } from "../support/refusing.ts";
 
 const from = 5_000n;
 
@@ -61,18 +62,12 @@ test("a batch is merged while the commit before it is not answered, and is commi
   expect(local.status).toMatchObject({ mergedLsn: 3n, transactions: 3, rows: 3 });
 });
 
-const refusingAtCommit = `
-CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused' USING ERRCODE = '55P03'; END $$;
-CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
-  FOR EACH ROW WHEN (NEW.id = 'a') EXECUTE FUNCTION refuse();
-ALTER TABLE t ENABLE ALWAYS TRIGGER refuse`;
-
 test.each(["its progress", "itself"])(
   "a batch is not committed where the commit before it has failed by %s",
   async (by) => {
     const { region, session, local, batch, holder, ids, signal } = await held("300ms");
     await using _ = region;
-    if (by === "itself") await holder.query(`ROLLBACK; ${refusingAtCommit}`);
+    if (by === "itself") await holder.query(`ROLLBACK; ${refusingAtCommit("NEW.id = 'a'", "55P03")}`);
     const { committed } = await local.merger.merge(batch(2n, "a"), signal);
     const next = local.merger.merge(batch(3n, "b"), signal);
     await expect(committed).rejects.toMatchObject({ code: "55P03" });
@@ -90,7 +85,7 @@ test.each(["its progress", "itself"])(
 test("nothing of a batch is kept that was asked when the commit before it had failed", async () => {
   const { region, local, holder, batch, ids, signal } = await held("300ms");
   await using _ = region;
-  await holder.query(`ROLLBACK; ${refusingAtCommit}`);
+  await holder.query(`ROLLBACK; ${refusingAtCommit("NEW.id = 'a'", "55P03")}`);
   // As many new keys as go by COPY.
   const many = Array.from({ length: 300 }, (_, i) => ({
     state: row(at(i, 2)),

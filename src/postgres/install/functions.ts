@@ -44,8 +44,9 @@ $body$`;
 
 /**
  * `coregent.stamp(replaced)`: the version of a local write, above `replaced` and above what its transaction has set; it
- * is next_version(greatest(replaced, stamp_above())), but for a clock's offset without stamp_above (`clock-offset.ts`). Every write pays for each node of this expression, also for
- * those it does not reach (the server prepares them in each transaction): hence the usual case by itself.
+ * is next_version(greatest(replaced, stamp_above())), but for a clock's offset without stamp_above (`clock-offset.ts`).
+ * Every write pays for each node of this expression, also for those it does not reach (the server prepares them in each
+ * transaction): hence the usual case by itself.
  */
 const stampSql = `
 CREATE OR REPLACE FUNCTION coregent.stamp(replaced bigint) RETURNS bigint

@@ -39,6 +39,12 @@ export const publicationName = "coregent";
 export const slotName = (cluster: string, source: number, target: number): string =>
   `coregent_${cluster}_${source}_${target}`;
 
+/**
+ * The copy of a slot from which its consumer reads a backlog by SQL. Slots are named for all databases of a server; each has
+ * one reader, and so one copy. 63 bytes at most, as slots have 59.
+ */
+export const slotCopyName = (slot: string): string => `${slot}_sql`;
+
 /** The replication origin under which a region merges what comes from `source`. */
 export const originName = (cluster: string, source: number): string => `coregent_${cluster}_${source}`;
 

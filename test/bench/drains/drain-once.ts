@@ -1,7 +1,7 @@
 import type { Client } from "pg";
 import type { AgentProcess } from "../../../src/testing/agent-process.ts";
 import { contentOf } from "../content.ts";
-import { copyOf } from "../../../src/replication/backlog.ts";
+import { slotCopyName } from "../../../src/postgres/install/names.ts";
 import { cpuOfProcess, cpuOfServer, cpuSpent, memoryOf, type CpuUse } from "../cpu.ts";
 import { backendOf, connect, copySlot, run, until, withClient } from "../sql.ts";
 import type { Consumer, Prepared } from "./consumer.ts";
@@ -64,7 +64,7 @@ const slotTaken = async (client: Client, slot: string): Promise<boolean> => {
     name: "taken",
     text: `SELECT FROM pg_replication_slots
             WHERE (slot_name = $1 AND active) OR slot_name = $2`,
-    values: [slot, copyOf(slot)],
+    values: [slot, slotCopyName(slot)],
   });
   return (rowCount ?? 0) > 0;
 };
