@@ -9,12 +9,21 @@ export default defineConfig({
         test: {
           name: "main",
           include: ["test/**/*.test.ts"],
-          exclude: ["test/bench/**"],
+          exclude: ["test/bench/**", "test/containers/**"],
           globalSetup: ["test/support/global-setup.ts"],
           setupFiles: ["test/support/property-seed.ts"],
           testTimeout: 60_000,
           hookTimeout: 120_000,
           maxWorkers: 2,
+        },
+      },
+      // Needs a container engine.
+      {
+        test: {
+          name: "containers",
+          include: ["test/containers/*.test.ts"],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
         },
       },
     ],
