@@ -42,19 +42,24 @@ BEGIN
 END
 $body$`;
 
+const stampMicros = `CASE WHEN current_setting('coregent.stamp_above', true) IS NULL
+  THEN least(${clockMicros}, ${MAX_CLOCK_MICROS}) ELSE coregent.stamp_us() END`;
+
 /**
  * `coregent.stamp(replaced)`: the version of a local write, above `replaced` and above what its transaction has set; it
  * is next_version(greatest(replaced, stamp_above())), but for a clock's offset without stamp_above (`clock-offset.ts`).
- * Every write pays for each node of this expression, also for those it does not reach (the server prepares them in each
- * transaction): hence the usual case by itself.
+ * `coregent.stamp()`: the same where nothing is replaced (no system's clock is before 1970).
+ * Every write pays for each node of these expressions, also for those it does not reach (the server prepares them in each
+ * transaction): hence the usual cases by themselves.
  */
 const stampSql = `
+CREATE OR REPLACE FUNCTION coregent.stamp() RETURNS bigint
+LANGUAGE sql VOLATILE PARALLEL SAFE
+RETURN ${stampMicros} * 1024 + coregent.region_id();
+
 CREATE OR REPLACE FUNCTION coregent.stamp(replaced bigint) RETURNS bigint
 LANGUAGE sql VOLATILE PARALLEL SAFE
-RETURN greatest(
-    CASE WHEN current_setting('coregent.stamp_above', true) IS NULL
-         THEN least(${clockMicros}, ${MAX_CLOCK_MICROS}) ELSE coregent.stamp_us() END,
-    (replaced >> 10) + 1) * 1024 + coregent.region_id()`;
+RETURN greatest(${stampMicros}, (replaced >> 10) + 1) * 1024 + coregent.region_id()`;
 
 /** `a IS DISTINCT FROM b`, whose operator a trigger's text could not name by its schema. */
 const differSql = `

@@ -85,7 +85,7 @@ export class Statements {
   /** A new version above these, and, where bases count, above all that a merge has replaced by a lower version. */
   next(...above: readonly string[]): string {
     const all = this.#owned ? [...above, "coregent.floor_version()"] : above;
-    return `coregent.stamp(${all.length > 1 ? `greatest(${all.join(", ")})` : (all[0] ?? "0")})`;
+    return `coregent.stamp(${all.length > 1 ? `greatest(${all.join(", ")})` : (all[0] ?? "")})`;
   }
 
   seenAfter(alias: string): string {
