@@ -55,6 +55,36 @@ test("what is merged is confirmed, never more, and an idle peer's position moves
   });
 });
 
+test("of what is not here yet, the commit time of the oldest is known, also while its own commit is under way", async () => {
+  await regions.db("b").query(`
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
+      AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED
+      FOR EACH ROW WHEN (NEW.id = 'slow') EXECUTE FUNCTION wait();
+    ALTER TABLE notes ENABLE ALWAYS TRIGGER wait`);
+  const holder = await regions.db("b").connect();
+  await holder.query("SELECT pg_advisory_lock(7)");
+  const link = b.link("a");
+  const isOfSlow = async (between: readonly [number, number]): Promise<void> => {
+    await eventually(() => expect(link.pendingCommitMs).toBeGreaterThanOrEqual(between[0]));
+    expect(link.pendingCommitMs).toBeLessThanOrEqual(between[1]);
+  };
+  const began = Date.now();
+  await insert("a", "slow");
+  const between = [began, Date.now()] as const;
+  await isOfSlow(between);
+  await eventually(() => Date.now() > between[1]);
+  const received = link.receivedLsn;
+  await insert("a", "behind it");
+  await eventually(() => link.receivedLsn > received);
+  await isOfSlow(between);
+  await holder.query("SELECT pg_advisory_unlock(7)");
+  await arrives("b", "behind it");
+  await eventually(() => expect(link.pendingCommitMs).toBe(0));
+  await regions.equal();
+  await regions.db("b").query("DROP TRIGGER wait ON notes");
+});
+
 test("connections that break all the time lose nothing", async () => {
   for (let round = 0; round < 8; round += 1) {
     await insert("a", `first ${round}`);
