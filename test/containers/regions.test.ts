@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { eventually } from "../support/eventually.ts";
 import { ContainerRegions, type Name, names } from "./regions.ts";
 
-/** The image, and three regions of it as compose/compose.yaml has them: through a partition, a crash and an upgrade. */
+/** The image, and three regions of it as compose/compose.yaml has them: through a partition, a crash and a restart. */
 
 let regions: ContainerRegions;
 
@@ -31,7 +31,7 @@ const have = (users: number, ...of: readonly Name[]): Promise<unknown> =>
 
 test("what is written in one region, by SQL or at the endpoint, is in all", async () => {
   for (const name of names) await regions.region(name).sql(insert(`by SQL in ${name}`, name));
-  const answer = await regions.region("argentina").ask("POST", "/v1/tables/users/rows", user("by HTTP"));
+  const answer = await regions.region("argentina").ask(["POST", "/v1/tables/users/rows"], user("by HTTP"));
   expect(answer).toMatchObject({ status: 201, text: expect.stringContaining("by HTTP") as string });
   await have(4, ...names);
   await regions.equal();
@@ -51,7 +51,7 @@ test("a region that is cut off goes on writing, and so do the others; afterwards
   await have(5, "argentina", "new-zealand");
   // Its own endpoint, too.
   await eventually(async () =>
-    expect(await far.ask("GET", "/v1/tables/users/rows?name=eq.of%20there&select=height_cm")).toEqual({
+    expect(await far.ask(["GET", "/v1/tables/users/rows?name=eq.of%20there&select=height_cm"])).toEqual({
       status: 200,
       text: '[{"height_cm":172}]',
     }),
@@ -70,7 +70,9 @@ test("while a server is gone its region's endpoint leads elsewhere; the server t
   await moldova.sql(insert("before", "moldova"));
   await moldova.killServer();
   await eventually(async () => {
-    const answer = await moldova.ask("POST", "/v1/tables/users/rows", user("during"));
+    // Sent again it has one effect.
+    const once = { "idempotency-key": "during" };
+    const answer = await moldova.ask(["POST", "/v1/tables/users/rows"], user("during"), once);
     expect(answer).toMatchObject({ status: 201 });
   });
   await moldova.startServer();

@@ -72,10 +72,14 @@ class ContainerRegion {
   }
 
   /** Asks the endpoint of the region's agent, from beside it: while the region is cut off, nobody else reaches it. */
-  async ask(method: string, path: string, body?: unknown): Promise<{ status: number; text: string }> {
+  async ask(
+    [method, path]: readonly [method: string, path: string],
+    body?: unknown,
+    headers: Readonly<Record<string, string>> = {},
+  ): Promise<{ status: number; text: string }> {
     const request = {
       method,
-      headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
+      headers: { authorization: `Bearer ${token}`, "content-type": "application/json", ...headers },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     };
     const script = `const answer = await fetch("http://127.0.0.1:7400${path}", ${JSON.stringify(request)});
@@ -142,8 +146,19 @@ const startPostgres = (name: Name, network: StartedNetwork): Promise<StartedTest
     .withWaitStrategy(Wait.forHealthCheck())
     .start();
 
+/** A build that fails is known by the lack of its image alone, so there is to be none of an earlier one. Layers stay. */
+const untag = async (image: string): Promise<void> => {
+  const { container } = await getContainerRuntimeClient();
+  await container.dockerode
+    .getImage(image)
+    .remove({ force: true, noprune: true })
+    .catch((error: { readonly statusCode?: number }) => {
+      if (error.statusCode !== 404) throw error;
+    });
+};
+
 /**
- * Three regions as compose/compose.yaml has them, of the image of compose/Dockerfile: each with a network of its own, and one
+ * The three regions of compose/compose.yaml, of the image of compose/Dockerfile, but each with a network of its own and one
  * that joins them all.
  */
 export class ContainerRegions implements AsyncDisposable {
@@ -158,6 +173,7 @@ export class ContainerRegions implements AsyncDisposable {
   static async start(): Promise<ContainerRegions> {
     await using stack = new AsyncDisposableStack();
     const image = "coregent:test";
+    await untag(image);
     await GenericContainer.fromDockerfile(pathOf(""), "compose/Dockerfile").build(image, {
       deleteOnExit: false,
     });

@@ -82,7 +82,7 @@ export class Statements {
     return this.#owned ? `greatest(${alias}.cg_version, ${alias}.cg_base)` : `${alias}.cg_version`;
   }
 
-  /** A new version above these, and, where bases count, above all that a merge has replaced by a lower version. */
+  /** A new version, above these if there are any, and, where bases count, above all that a merge has replaced by a lower version. */
   next(...above: readonly string[]): string {
     const all = this.#owned ? [...above, "coregent.floor_version()"] : above;
     return `coregent.stamp(${all.length > 1 ? `greatest(${all.join(", ")})` : (all[0] ?? "")})`;
@@ -157,24 +157,28 @@ export class Statements {
   }
 
   /**
-   * `entomb` for the rows of a statement, cheaper where they are many; ends the function where there are none. Needs a
-   * variable `entombed`. A block that catches errors is a subtransaction, with an id of its own; so few rows go without.
+   * `entomb` for the rows of a statement, cheaper where they are many. Needs a variable `entombed`. A block that
+   * catches errors is a subtransaction, with an id of its own; so few rows go without.
    */
   entombMany(source: string): string {
     const rest = `(SELECT * FROM ${source} OFFSET ${fewRows})`;
     // In the order of the keys, so that the index of the tombstones is filled page by page, here and where they are merged.
     const inOrder = `ORDER BY ${list(this.#table.key, "g.")}`;
-    // A DELETE that finds nothing leaves the gate of inserts closed: statement triggers fire without rows, too.
-    return `
-  PERFORM FROM ${source} LIMIT 1;
-  IF NOT FOUND THEN
-    RETURN NULL;
-  END IF;${this.entomb(`(SELECT * FROM ${source} LIMIT ${fewRows})`)}
+    return `${this.entomb(`(SELECT * FROM ${source} LIMIT ${fewRows})`)}
   GET DIAGNOSTICS entombed = ROW_COUNT;
   IF entombed = ${fewRows} THEN
     BEGIN${this.entombNew(rest, inOrder)}
     EXCEPTION WHEN unique_violation THEN${this.entomb(rest)}
     END;
+  END IF;`;
+  }
+
+  /** Ends the function where a statement had no rows, which fires statement triggers too. */
+  endWithout(source: string): string {
+    return `
+  PERFORM FROM ${source} LIMIT 1;
+  IF NOT FOUND THEN
+    RETURN NULL;
   END IF;`;
   }
 

@@ -111,7 +111,11 @@ END`,
       name: `deleted_${slug}`,
       definer: true,
       computes: false,
-      body: revives((partitioned ? sql.entomb(gone) : sql.entombMany(gone)) + sql.revive(gone, "row")),
+      body: revives(
+        // A DELETE that finds nothing leaves the gate of inserts closed.
+        (partitioned ? sql.entomb(gone) : sql.endWithout(gone) + sql.entombMany(gone)) +
+          sql.revive(gone, "row"),
+      ),
     },
     {
       name: `moved_${slug}`,

@@ -84,6 +84,15 @@ describe.each(kinds)("%s", (_, table) => {
     },
   );
 
+  test("in READ UNCOMMITTED, which sees it, none is", async () => {
+    await using db = await prepared();
+    const [one, two] = [await db.connect(), await db.connect()];
+    await two.query("BEGIN ISOLATION LEVEL READ UNCOMMITTED; SELECT 1 FROM t");
+    await one.query("DELETE FROM t");
+    await two.query("INSERT INTO t VALUES (2, 'two'); UPDATE t SET id = 1 WHERE id = 2; COMMIT");
+    await expectUpon(db);
+  });
+
   test("so is a change of key onto such a key", async () => {
     await using db = await prepared();
     await db.query("INSERT INTO t VALUES (2, 'two')");
