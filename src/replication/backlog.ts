@@ -119,10 +119,13 @@ const pieceMemorySql = `SELECT set_config('work_mem', greatest(setting::bigint, 
  */
 export class Backlog {
   readonly #options: BacklogOptions;
+  /** The name of the slot's copy. */
+  readonly #copy: string;
   #gate: PromiseWithResolvers<void> | null = null;
 
   constructor(options: BacklogOptions) {
     this.#options = options;
+    this.#copy = slotCopyName(options.slot);
   }
 
   pause(): void {
@@ -199,11 +202,8 @@ export class Backlog {
     await session.query(pieceMemorySql);
     try {
       // A former session of ours, whose line was cut, notices only when its piece is decoded; until then it holds the copy.
-      await evictHolder(client, slotCopyName(slot), context.clock, "client backend");
-      await session.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [
-        slot,
-        slotCopyName(slot),
-      ]);
+      await evictHolder(client, this.#copy, context.clock, "client backend");
+      await session.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [slot, this.#copy]);
     } catch (error) {
       if (sqlStateOf(error) === null) {
         throw error;
@@ -212,10 +212,7 @@ export class Backlog {
       return false;
     }
     if (start.from > start.confirmed) {
-      await session.query("SELECT pg_replication_slot_advance($1, $2)", [
-        slotCopyName(slot),
-        formatLsn(start.from),
-      ]);
+      await session.query("SELECT pg_replication_slot_advance($1, $2)", [this.#copy, formatLsn(start.from)]);
     }
     return true;
   }
@@ -226,11 +223,11 @@ export class Backlog {
    * the link begins anew at what is merged, with another copy.
    */
   async #pieces(session: Client, { from, ahead, decode, signal }: Pieces): Promise<BacklogRead> {
-    const { context, slot, logger } = this.#options;
+    const { context, logger } = this.#options;
     const { backlogBytes, backlogPieceChanges, backlogPieceBytes } = context.limits;
     const largest = { changes: backlogPieceChanges, bytes: backlogPieceBytes };
     const reader = new PieceReader(session, {
-      slot: slotCopyName(slot),
+      slot: this.#copy,
       decode,
       paused: () => this.#gate?.promise ?? null,
     });
@@ -266,9 +263,8 @@ export class Backlog {
   }
 
   #pieceSql(changes: number, upTo: bigint): string {
-    const { slot } = this.#options;
     const options = Object.entries(pgoutputOptions(this.#options)).flat().map(literal).join(", ");
-    return `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(slotCopyName(slot))},
+    return `COPY (SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(${literal(this.#copy)},
               ${literal(formatLsn(upTo))}, ${changes}, ${options})) TO STDOUT (FORMAT binary)`;
   }
 }

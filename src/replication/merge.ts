@@ -120,10 +120,13 @@ export const prepareBatch = (
 ): void => {
   for (const { rows, tombstones } of tables) {
     if (tombstones.count >= leastCopied) prepareCopy(session, tombstones);
-    if (rows.count >= leastCopied && (absent || byPredecessor(rows).first === rows))
-      prepareCopy(session, rows);
+    if (rows.count >= leastCopied && byNovelty(rows, absent).first === rows) prepareCopy(session, rows);
   }
 };
+
+/** The states of probably new keys, and the others. `absent`: as in MergeOptions. */
+const byNovelty = (rows: StateSet, absent: boolean): ReturnType<typeof byPredecessor> =>
+  absent ? { first: rows, later: rows.slice(0, 0) } : byPredecessor(rows);
 
 /** One table's part of a batch. */
 class TableMerge {
@@ -168,9 +171,7 @@ class TableMerge {
     const { counts, absent = false } = this.#options;
     const buried = await this.#copied(part.tombstones);
     if (buried) counts.tombstonesMerged += part.tombstones.count;
-    const { first, later } = absent
-      ? { first: part.rows, later: part.rows.slice(0, 0) }
-      : byPredecessor(part.rows);
+    const { first, later } = byNovelty(part.rows, absent);
     const inserted = await this.#copied(first);
     if (inserted) counts.rowsMerged += first.count;
     return {

@@ -63,7 +63,7 @@ test("a region that is cut off goes on writing, and so do the others; afterwards
   // The later one won, and the other one is in the log.
   expect(await near.sql("SELECT name FROM users WHERE name LIKE 'of %'")).toBe("of there");
   expect(await near.sql("SELECT DISTINCT loser_row ->> 'name' FROM coregent.conflict")).toBe("of here");
-}, 180_000);
+});
 
 test("while a server is gone its region's endpoint leads elsewhere; the server takes up where it was killed", async () => {
   const moldova = regions.region("moldova");
@@ -78,7 +78,7 @@ test("while a server is gone its region's endpoint leads elsewhere; the server t
   await moldova.startServer();
   await have(8, ...names);
   await regions.equal();
-}, 180_000);
+});
 
 test("an agent that is stopped ends with 0, and goes on with what came meanwhile when it is started", async () => {
   const argentina = regions.region("argentina");
@@ -89,4 +89,4 @@ test("an agent that is stopped ends with 0, and goes on with what came meanwhile
   await have(10, ...names);
   await regions.equal();
   expect(await argentina.coregent("status")).toMatch(/^OK /);
-}, 180_000);
+});

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { connect } from "../../src/postgres/client.ts";
 import { type Answer, Flight, type Parameter, Statement } from "../../src/postgres/flight.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
-import { refusingAtCommit } from "../support/refusing.ts";
+import { refusingAtCommit } from "../support/at-commit.ts";
 
 let db: TestDatabase;
 let client: Client;

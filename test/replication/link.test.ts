@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { parseLsn } from "../../src/replication/lsn.ts";
 import { eventually } from "../support/eventually.ts";
 import { type LocalAgent, positions, Regions } from "./agents.ts";
+import { atCommit } from "../support/at-commit.ts";
 
 /** Two regions on one server, each with its agent in this process; every test leaves them equal. */
 
@@ -56,33 +57,29 @@ test("what is merged is confirmed, never more, and an idle peer's position moves
 });
 
 test("of what is not here yet, the commit time of the oldest is known, also while its own commit is under way", async () => {
-  await regions.db("b").query(`
-    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
-      AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$;
-    CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED
-      FOR EACH ROW WHEN (NEW.id = 'slow') EXECUTE FUNCTION wait();
-    ALTER TABLE notes ENABLE ALWAYS TRIGGER wait`);
+  const wait = "PERFORM pg_advisory_xact_lock_shared(7)";
+  await regions.db("b").query(atCommit("notes", "NEW.id = 'slow'", wait));
   const holder = await regions.db("b").connect();
   await holder.query("SELECT pg_advisory_lock(7)");
   const link = b.link("a");
-  const isOfSlow = async (between: readonly [number, number]): Promise<void> => {
-    await eventually(() => expect(link.pendingCommitMs).toBeGreaterThanOrEqual(between[0]));
-    expect(link.pendingCommitMs).toBeLessThanOrEqual(between[1]);
-  };
   const began = Date.now();
   await insert("a", "slow");
-  const between = [began, Date.now()] as const;
-  await isOfSlow(between);
-  await eventually(() => Date.now() > between[1]);
+  const ended = Date.now();
+  const isOfSlow = async (): Promise<void> => {
+    await eventually(() => expect(link.pendingCommitMs).toBeGreaterThanOrEqual(began));
+    expect(link.pendingCommitMs).toBeLessThanOrEqual(ended);
+  };
+  await isOfSlow();
+  await eventually(() => Date.now() > ended);
   const received = link.receivedLsn;
   await insert("a", "behind it");
   await eventually(() => link.receivedLsn > received);
-  await isOfSlow(between);
+  await isOfSlow();
   await holder.query("SELECT pg_advisory_unlock(7)");
   await arrives("b", "behind it");
   await eventually(() => expect(link.pendingCommitMs).toBe(0));
   await regions.equal();
-  await regions.db("b").query("DROP TRIGGER wait ON notes");
+  await regions.db("b").query("DROP TRIGGER at_commit ON notes");
 });
 
 test("connections that break all the time lose nothing", async () => {

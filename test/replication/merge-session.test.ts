@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { together } from "../../src/replication/together.ts";
 import { MergeRegion } from "./merge-fixture.ts";
-import { refusingAtCommit } from "../support/refusing.ts";
+import { refusingAtCommit } from "../support/at-commit.ts";
 
 const schema = "CREATE TABLE t (id text PRIMARY KEY, val text)";
 const insert = (id: string): string =>

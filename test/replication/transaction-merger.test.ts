@@ -6,7 +6,7 @@ import { eventually } from "../support/eventually.ts";
 import { batchOf, MergeRegion } from "./merge-fixture.ts";
 import { at, blockedSql, row } from "./merge-helpers.ts";
 import { batchUntil, contextIn, LocalMerger } from "./merger-fixture.ts";
-import { refusingAtCommit } from "../support/refusing.ts";
+import { refusingAtCommit } from "../support/at-commit.ts";
 
 const from = 5_000n;
 

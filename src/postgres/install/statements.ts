@@ -82,7 +82,10 @@ export class Statements {
     return this.#owned ? `greatest(${alias}.cg_version, ${alias}.cg_base)` : `${alias}.cg_version`;
   }
 
-  /** A new version, above these if there are any, and, where bases count, above all that a merge has replaced by a lower version. */
+  /**
+   * A new version, above these if there are any, and, where bases count, above all that a merge has replaced by a lower
+   * version.
+   */
   next(...above: readonly string[]): string {
     const all = this.#owned ? [...above, "coregent.floor_version()"] : above;
     return `coregent.stamp(${all.length > 1 ? `greatest(${all.join(", ")})` : (all[0] ?? "")})`;

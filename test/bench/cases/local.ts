@@ -1,5 +1,7 @@
 import type { BenchServer } from "../bench-server.ts";
+import { identifier } from "../../../src/postgres/identifiers.ts";
 import { slotName } from "../../../src/postgres/install/names.ts";
+import { tableTriggers } from "../../../src/postgres/install/triggers.ts";
 import type { Bar, BenchCase, BenchContext, BenchResult } from "../case.ts";
 import { cpuOfServer, type CpuUse } from "../cpu.ts";
 import { itemColumns, itemsSchema, itemValues } from "../drains/items.ts";
@@ -31,13 +33,12 @@ const schema = [
   itemsSchema.replace("items (", "owned (").replace(/\)\s*$/, ", home_region text NOT NULL)"),
 ];
 
-const withoutTriggers = (table: string): string => `
-DO $drop$ DECLARE name text; BEGIN
-  FOR name IN SELECT tgname FROM pg_trigger WHERE tgrelid = '${table}'::regclass AND NOT tgisinternal LOOP
-    EXECUTE format('DROP TRIGGER %I ON ${table}', name);
-  END LOOP;
-END $drop$;
-ALTER TABLE ${table} ALTER cg_version SET DEFAULT 1`;
+const withoutTriggers = (table: string): readonly string[] => [
+  ...tableTriggers({ schema: "public", table, partitioned: false }).map(
+    ({ name }) => `DROP TRIGGER ${identifier(name)} ON ${table}`,
+  ),
+  `ALTER TABLE ${table} ALTER cg_version SET DEFAULT 1`,
+];
 
 const insertOne = `
 INSERT INTO items (${itemColumns})
@@ -59,7 +60,7 @@ const open = async ({ servers }: BenchContext, rows: number): Promise<BenchServe
   await withClient(server.url(), (client) => dropSlot(client, slotName(clusterName, 1, 2)));
   await cluster[Symbol.asyncDispose]();
   await createDatabase(server, templates.columns, templates.prepared);
-  await run(server, templates.columns, withoutTriggers("items"), withoutTriggers("owned"));
+  await run(server, templates.columns, ...["items", "owned"].flatMap(withoutTriggers));
   await createDatabase(server, templates.plain);
   await run(server, templates.plain, ...schema, ...staged);
   for (const database of Object.values(templates)) await run(server, database, "VACUUM FREEZE ANALYZE");
