@@ -45,7 +45,7 @@ export class Link {
   readonly #logger: Logger;
   readonly #backoff: Backoff;
   /**
-   * The last attempt has met a transaction that is not to be merged before its commit has come, or failed on something in
+   * The last attempt that streamed has met a transaction that is not to be merged before its commit has come, or failed on something in
    * a database, such as a lock: whole transactions are tried again by themselves, one that is being streamed is not.
    */
   #wholeOnly = false;
@@ -78,7 +78,9 @@ export class Link {
         await this.#attempt(signal);
       } catch (error) {
         const tooSoon = error instanceof StreamedTooSoon;
-        this.#wholeOnly = tooSoon || sqlStateOf(error) !== null;
+        // What failed before says nothing of transactions.
+        const streamed = this.#parts.status.state === "streaming";
+        if (tooSoon || streamed) this.#wholeOnly = tooSoon || sqlStateOf(error) !== null;
         if (tooSoon) this.#logger.info({ reason: error }, "large transactions are waited for");
         else if (!signal.aborted && !(error instanceof CopyWanted)) {
           await pause(this.#context.clock, this.#react(error), AbortSignal.any([signal, back.signal]));

@@ -257,6 +257,14 @@ export class Regions implements AsyncDisposable {
     return Object.fromEntries(started);
   }
 
+  /** Gives the end of what a region has written so far, which is flushed then: only that is seen to be ahead. */
+  async flush(name: string): Promise<string> {
+    const [row] = await this.db(name).query<{ lsn: string }>(
+      "SELECT pg_logical_emit_message(true, 'test', 'flushed')::text AS lsn",
+    );
+    return row?.lsn ?? "";
+  }
+
   /** Waits until all hold the same rows and nothing is being copied or set aside. */
   async equal(timeoutMs = 20_000, names: readonly string[] = this.names): Promise<void> {
     const regions = names.map((name) => ({ name, url: this.db(name).url }));

@@ -35,12 +35,7 @@ const writeMuch = async (prefix: string): Promise<bigint> => {
   );
   await session.query("UPDATE notes SET body = body || '!' WHERE id LIKE $1", [`${prefix}1%`]);
   await session.query("DELETE FROM notes WHERE id LIKE $1", [`${prefix}bulk1%`]);
-  // What is not flushed is not seen to be ahead.
-  await session.query("SET synchronous_commit = on");
-  const { rows } = await session.query<{ lsn: string }>(
-    "SELECT pg_logical_emit_message(true, 'test', 'flushed')::text AS lsn",
-  );
-  return parseLsn(rows[0]!.lsn);
+  return parseLsn(await regions.flush("a"));
 };
 
 const leftovers = async (): Promise<number> => {

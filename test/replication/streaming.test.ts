@@ -81,7 +81,7 @@ test("large transactions are streamed, whatever commits between their blocks", a
   await two.query("COMMIT");
   await regions.db("a").query("INSERT INTO notes VALUES ('between commits', 'small')");
   await one.query("COMMIT");
-  const agent = await regions.agent("b", limits).streaming();
+  await using agent = await regions.agent("b", limits).streaming();
   await regions.equal(30_000);
   expect(await rowsIn("b", "one ")).toBe(9_000);
   expect(agent.errors()).toEqual([]);
@@ -103,7 +103,7 @@ test("nothing of a streamed transaction can be seen before all of it", async () 
   await regions.db("a").query("INSERT INTO notes VALUES ('between blocks', '')");
   await writer.query(many("whole q"));
   await writer.query("COMMIT");
-  const agent = await regions.agent("b", limits).streaming();
+  await using agent = await regions.agent("b", limits).streaming();
   await eventually(async () => {
     expect(await regions.db("b").query(blockedSql, ["coregent link a > b"])).toHaveLength(1);
   });
@@ -116,6 +116,24 @@ test("nothing of a streamed transaction can be seen before all of it", async () 
   await regions.equal(30_000);
   await agent.stop();
   expect(await streamed()).toBeLessThanOrEqual(before + 1);
+});
+
+test("what fails before a link streams does not make it wait for large transactions", async () => {
+  await regions.db("a").query(many("late"));
+  const before = await streamed();
+  const lock = await regions.db("b").connect();
+  await lock.query("BEGIN; LOCK coregent.progress");
+  await using agent = regions.agent("b", limits);
+  const pid = await eventually(async () => {
+    const [blocked] = await regions.db("b").query<{ pid: number }>(blockedSql, ["coregent link a > b"]);
+    return blocked?.pid ?? false;
+  });
+  await regions.db("b").query("SELECT pg_terminate_backend($1)", [pid]);
+  await eventually(() => expect(agent.link("a").errors.get("retry")).toBe(1));
+  await lock.query("ROLLBACK");
+  await regions.equal(30_000);
+  await stopped(agent);
+  await eventually(async () => expect(await streamed()).toBeGreaterThan(before));
 });
 
 test("streamed transactions that overlap again and again are not merged as one", () => {
@@ -150,7 +168,7 @@ test("a part that was rolled back is not merged", async () => {
   await session.query("ROLLBACK TO SAVEPOINT undone");
   await session.query(many("kept too"));
   await session.query("COMMIT");
-  const agent = await regions.agent("b", limits).streaming();
+  await using agent = await regions.agent("b", limits).streaming();
   await regions.equal(30_000);
   expect(await rowsIn("b", "kept")).toBe(6_000);
   expect(gaveUp(agent)).toBe(1);
@@ -184,7 +202,7 @@ test.each([
   await merging.query("COMMIT");
   await deleted;
   await regions.db("a").query("INSERT INTO notes VALUES ($1, '')", [`after ${prefix}`]);
-  const agent = await regions.agent("b", limits).streaming();
+  await using agent = await regions.agent("b", limits).streaming();
   await regions.equal(30_000);
   expect(await rowsIn("b", prefix)).toBe(0);
   expect(gaveUp(agent)).toBe(otherEntombs ? 1 : 0);
@@ -198,7 +216,8 @@ test("a transaction that is open keeps nobody waiting, and is merged when it has
   await committing.query(many("open"));
   await failing.query("BEGIN");
   await failing.query(many("vain"));
-  const agent = await regions.agent("b", limits).streaming();
+  await regions.flush("a");
+  await using agent = await regions.agent("b", limits).streaming();
   await eventually(() => expect(gaveUp(agent)).toBe(1));
   await regions.db("a").query("INSERT INTO notes VALUES ('meanwhile', '')");
   await eventually(async () => expect(await rowsIn("b", "meanwhile")).toBe(1));
@@ -216,7 +235,7 @@ test("a transaction that is open keeps nobody waiting, and is merged when it has
 test("a transaction that is open and brings nothing of ours keeps nobody waiting either", async () => {
   await regions.db("a").query("CREATE TABLE staging (body text)");
   await regions.db("a").query(many("before"));
-  const agent = await regions.agent("b", limits).streaming();
+  await using agent = await regions.agent("b", limits).streaming();
   await regions.equal();
   const loading = await regions.db("a").connect();
   await loading.query("BEGIN");
@@ -237,7 +256,7 @@ test("a link that waits for a word about a transaction can be stopped", async ()
   };
   await regions.db("a").query(many("before the silence"));
   const lineTo = (region: string): Line => (region === "a" ? { socket } : directLine);
-  const agent = await regions.agent("b", { ...limits, drainMs: 100 }, { lineTo }).streaming();
+  await using agent = await regions.agent("b", { ...limits, drainMs: 100 }, { lineTo }).streaming();
   await regions.equal();
   const read = (): number => sockets.reduce((sum, { bytesRead }) => sum + bytesRead, 0);
   const before = read();
