@@ -127,8 +127,15 @@ class Budget {
   }
 }
 
-/** Who takes an answer byte by byte holds all of it. */
+/**
+ * Who takes an answer byte by byte holds all of it. Its time begins when its turn comes: one that waits behind the answers to
+ * earlier requests of its connection has no socket, and to destroy it would cut off nobody.
+ */
 const mustBeTaken = (response: ServerResponse, timeoutMs: number): void => {
+  if (response.socket === null) {
+    response.once("socket", () => mustBeTaken(response, timeoutMs));
+    return;
+  }
   const timer = setTimeout(() => response.destroy(), timeoutMs);
   timer.unref();
   response.once("close", () => clearTimeout(timer));

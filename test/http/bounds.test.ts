@@ -195,12 +195,33 @@ describe("too much at once", () => {
     await eventually(async () => (await api.ask("GET", rows)).status === 200);
   });
 
-  test("who does not take a long answer is cut off", async () => {
-    await using api = await createApi(schema, { bounds: { answerTimeoutMs: 200 } });
+  test.each([
+    { name: "who does not take a long answer is cut off", first: "at once" },
+    { name: "who does not take long answers that waited behind another is cut off", first: "last" },
+  ] as const)("$name", async ({ first }) => {
+    const answerTimeoutMs = 200;
+    const turn = Promise.withResolvers<void>();
+    if (first === "at once") turn.resolve();
+    let [begun, answered] = [0, 0];
+    const read: Api["writer"]["read"] = async (request) => {
+      begun += 1;
+      if (begun === 1) await turn.promise;
+      const answer = await api.writer.read(request);
+      answered += 1;
+      return answer;
+    };
+    const writer = { read, write: () => Promise.reject(new Error("nobody writes")) };
+    await using api = await createApi(schema, { bounds: { answerTimeoutMs }, parts: { writer } });
     await api.db.query("INSERT INTO t VALUES (1, repeat('x', 1900000))");
     const socket = await open(api);
     const closed = new Promise((resolve) => socket.once("close", resolve));
     socket.write(`GET ${rows} HTTP/1.1\r\nHost: x\r\n\r\n`.repeat(20));
+    if (first === "last") {
+      await eventually(() => answered === 19);
+      // Nothing can be seen of the time that passes for answers which nobody could take yet.
+      await new Promise((resolve) => setTimeout(resolve, 2 * answerTimeoutMs));
+      turn.resolve();
+    }
     // Nobody reads: only a reset tells the end.
     const probing = setInterval(() => socket.write("\r\n"), 20);
     await closed;
