@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import helmet from "@fastify/helmet";
 import swagger from "@fastify/swagger";
 import swaggerUi from "@fastify/swagger-ui";
@@ -98,7 +99,7 @@ const boundWork = (app: FastifyInstance, bounds: ApiBounds): void => {
       done(tooMuch());
       return;
     }
-    if (length > small) mustBeTaken(reply.raw, bounds.answerTimeoutMs);
+    if (length > small) mustBeTaken(reply.raw, request.raw.socket, bounds.answerTimeoutMs);
     done(null, payload);
   });
 };
@@ -115,9 +116,9 @@ class Budget {
     this.#maxBytes = maxBytes;
   }
 
-  /** Whether there was room; nothing small is counted. */
+  /** Whether there was room; nothing small is counted, nor what nobody waits for any more. */
   take(bytes: number, response: ServerResponse): boolean {
-    if (bytes <= small) return true;
+    if (bytes <= small || response.closed) return true;
     if (this.#bytes + bytes > this.#maxBytes) return false;
     this.#bytes += bytes;
     response.once("close", () => {
@@ -128,15 +129,11 @@ class Budget {
 }
 
 /**
- * Who takes an answer byte by byte holds all of it. Its time begins when its turn comes: one that waits behind the answers to
- * earlier requests of its connection has no socket, and to destroy it would cut off nobody.
+ * Who takes an answer byte by byte holds all of it. The connection is cut off, and not the response alone: one that waits behind
+ * the answers to earlier requests has no socket yet.
  */
-const mustBeTaken = (response: ServerResponse, timeoutMs: number): void => {
-  if (response.socket === null) {
-    response.once("socket", () => mustBeTaken(response, timeoutMs));
-    return;
-  }
-  const timer = setTimeout(() => response.destroy(), timeoutMs);
+const mustBeTaken = (response: ServerResponse, socket: Socket, timeoutMs: number): void => {
+  const timer = setTimeout(() => socket.destroy(), timeoutMs);
   timer.unref();
   response.once("close", () => clearTimeout(timer));
 };

@@ -124,12 +124,8 @@ test("what fails before a link streams does not make it wait for large transacti
   const lock = await regions.db("b").connect();
   await lock.query("BEGIN; LOCK coregent.progress");
   await using agent = regions.agent("b", limits);
-  const pid = await eventually(async () => {
-    const [blocked] = await regions.db("b").query<{ pid: number }>(blockedSql, ["coregent link a > b"]);
-    return blocked?.pid ?? false;
-  });
-  await regions.db("b").query("SELECT pg_terminate_backend($1)", [pid]);
-  await eventually(() => expect(agent.link("a").errors.get("retry")).toBe(1));
+  // No session of ours waits for a lock for long.
+  await eventually(() => expect(agent.link("a").errors.get("retry")).toBeGreaterThan(0));
   await lock.query("ROLLBACK");
   await regions.equal(30_000);
   await stopped(agent);
