@@ -251,7 +251,8 @@ export const problemCodes = {
   "idempotency-key-reused": { status: 422, title: "The key belongs to another request", retryable: false },
   /**
    * The write is committed, and will arrive in all regions; but fewer have confirmed it in time than `Prefer: durable=N` asks
-   * for. `Coregent-Version` tells the version that was written.
+   * for. `Coregent-Version` tells the version that was written, and the other headers are those of a write that is answered,
+   * too.
    *
    * Remedy: do not send it again. Read it with the answer's `Coregent-Session` where it must be known to have arrived.
    */

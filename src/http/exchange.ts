@@ -5,6 +5,7 @@ import { type CatalogTable, catalogWith, findTable } from "../write/catalog.ts";
 import { derivedKey } from "../write/derived-key.ts";
 import { freshKeys, withKeys } from "../write/keys.ts";
 import type { Operation, SelectOperation } from "../write/operation.ts";
+import { outcomeHeaders } from "../write/outcome-headers.ts";
 import { type SessionToken, SessionTokenFormat } from "../write/session-token.ts";
 import type { ReadOutcome, WriteOutcome } from "../write/writer.ts";
 import { remembered } from "../remembered.ts";
@@ -91,10 +92,7 @@ export class Exchange {
       signal: this.#gone(),
     });
     this.#answerHeaders(outcome);
-    this.reply.header("coregent-takeover", String(outcome.takeover));
-    this.reply.header("coregent-version", outcome.version.toString());
-    if (outcome.onceOnly !== null) this.reply.header("coregent-once-only", String(outcome.onceOnly));
-    if (outcome.replayed) this.reply.header("idempotency-replayed", "true");
+    this.reply.headers(outcomeHeaders(outcome));
     return outcome;
   }
 

@@ -16,6 +16,7 @@ import {
   type OperationResult,
   type SelectOperation,
 } from "./operation.ts";
+import { outcomeHeaders } from "./outcome-headers.ts";
 import { keyIn } from "./owners.ts";
 import { type Position, sessionAfter } from "./position.ts";
 import { positionOf } from "./read.ts";
@@ -274,9 +275,8 @@ export class Attempt {
       {
         region: outcome.region,
         headers: {
+          ...outcomeHeaders(outcome),
           "coregent-region": outcome.region,
-          "coregent-takeover": String(outcome.takeover),
-          "coregent-version": outcome.version.toString(),
           "coregent-session": new SessionTokenFormat(this.#parts.cluster).encode(outcome.session),
         },
       },

@@ -47,6 +47,30 @@ describe("an idempotency key", () => {
     }
   });
 
+  test("says where one effect cannot be promised, also of a write that is not in so many regions in time", async () => {
+    const { writer, masters } = await all.writer("a");
+    await writer.write(request([insert("free", { id: "i2", body: "x" })]));
+    all.line("b").cut({ mode: "reset" });
+    await healths(masters, { b: "down" });
+    const asked = request([update("free", "i2", "y")], {
+      idempotency: id("alone"),
+      durable: { regions: 3 },
+      waitMs: 100,
+    });
+    const headersOf = async (): Promise<unknown> => {
+      const error = await writer.write(asked).catch((reason: unknown) => reason);
+      expect(codeOf(error)).toBe("not-durable-yet");
+      return (error as Problem).facts.headers;
+    };
+    const first = await headersOf();
+    expect(first).toMatchObject({ "coregent-once-only": "false", "coregent-region": "a" });
+    expect(first).not.toHaveProperty("idempotency-replayed");
+    expect(await headersOf()).toMatchObject({
+      "coregent-once-only": "false",
+      "idempotency-replayed": "true",
+    });
+  });
+
   test("settles a connection that breaks during COMMIT, when the master can be asked again", async () => {
     const { writer, masters } = await all.writer("a");
     await owned(writer, "i3", "b");
