@@ -17,9 +17,12 @@ test("every master is probed: health, round trip, clock", async () => {
   all.line("c").setConditions({ latencyMs: 30 });
   const masters = all.masters("a");
   await healths(masters, { a: "healthy", b: "healthy", c: "healthy" });
-  const [a, , c] = masters.views();
-  expect(c?.roundTripMs).toBeGreaterThanOrEqual(50);
-  expect(a?.roundTripMs).toBeLessThan(c?.roundTripMs ?? 0);
+  expect(masters.views()[2]?.roundTripMs).toBeGreaterThanOrEqual(50);
+  // The first probe may have waited for a core.
+  await eventually(() => {
+    const [a, , c] = masters.views();
+    expect(a?.roundTripMs).toBeLessThan(c?.roundTripMs ?? 0);
+  });
   expect(masters.find("b")?.clockReading?.skewMs).toBeLessThan(1_000);
 });
 
