@@ -251,8 +251,7 @@ export const problemCodes = {
   "idempotency-key-reused": { status: 422, title: "The key belongs to another request", retryable: false },
   /**
    * The write is committed, and will arrive in all regions; but fewer have confirmed it in time than `Prefer: durable=N` asks
-   * for. `Coregent-Version` tells the version that was written, and the other headers are those of a write that is answered,
-   * too.
+   * for. Its headers tell what those of an answer to a write do, such as `Coregent-Version` and `Coregent-Once-Only`.
    *
    * Remedy: do not send it again. Read it with the answer's `Coregent-Session` where it must be known to have arrived.
    */

@@ -1,5 +1,4 @@
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
-import type { Socket } from "node:net";
 import helmet from "@fastify/helmet";
 import swagger from "@fastify/swagger";
 import swaggerUi from "@fastify/swagger-ui";
@@ -99,7 +98,7 @@ const boundWork = (app: FastifyInstance, bounds: ApiBounds): void => {
       done(tooMuch());
       return;
     }
-    if (length > small) mustBeTaken(reply.raw, request.raw.socket, bounds.answerTimeoutMs);
+    if (length > small) mustBeTaken(reply.raw, bounds.answerTimeoutMs);
     done(null, payload);
   });
 };
@@ -132,8 +131,8 @@ class Budget {
  * Who takes an answer byte by byte holds all of it. The connection is cut off, and not the response alone: one that waits behind
  * the answers to earlier requests has no socket yet.
  */
-const mustBeTaken = (response: ServerResponse, socket: Socket, timeoutMs: number): void => {
-  const timer = setTimeout(() => socket.destroy(), timeoutMs);
+const mustBeTaken = (response: ServerResponse, timeoutMs: number): void => {
+  const timer = setTimeout(() => response.req.socket.destroy(), timeoutMs);
   timer.unref();
   response.once("close", () => clearTimeout(timer));
 };

@@ -45,8 +45,9 @@ export class Link {
   readonly #logger: Logger;
   readonly #backoff: Backoff;
   /**
-   * The last attempt that streamed has met a transaction that is not to be merged before its commit has come, or failed on something in
-   * a database, such as a lock: whole transactions are tried again by themselves, one that is being streamed is not.
+   * The last attempt that streamed has met a transaction that is not to be merged before its commit has come, or failed
+   * on something in a database, such as a lock: whole transactions are tried again by themselves, one that is being
+   * streamed is not.
    */
   #wholeOnly = false;
   /** Ends the present attempt, so that the next one looks at coregent.table_sync. */

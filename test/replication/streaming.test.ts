@@ -225,7 +225,6 @@ test("a transaction that is open keeps nobody waiting, and is merged when it has
   await eventually(async () => expect(await rowsIn("b", "open")).toBe(3_000));
   await regions.equal(30_000);
   expect(await rowsIn("b", "vain")).toBe(0);
-  await agent.stop();
 });
 
 test("a transaction that is open and brings nothing of ours keeps nobody waiting either", async () => {

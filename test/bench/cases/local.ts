@@ -198,7 +198,7 @@ const alternate = async (
       {
         ...compared,
         name: `${name}-triggers`,
-        title: `${title}: of the same table, with the state columns and no trigger`,
+        title: `${title}, of the same table with the state columns`,
         native: rates.columns,
         bar,
       },
