@@ -192,13 +192,13 @@ describe("positions behind the last change that concerns the peers", () => {
 
   test("a write's position is the end of its commit, and reached when that is merged", async () => {
     const session = new Session(masters);
-    // Other files' databases are on this server: where one of them commits in between, the position is behind its commit.
-    await eventually(async () => {
+    const isReached = async (): Promise<boolean> => {
       const { committed } = await session.write("a", put("exact", 1));
-      await eventually(async () => expect(await recorded()).toBeGreaterThanOrEqual(committed), {
-        timeoutMs: 2000,
-      });
-    });
+      const reached = eventually(async () => (await recorded()) >= committed, { timeoutMs: 5000 });
+      return await reached.catch(() => false);
+    };
+    // Other files' databases are on this server: where one of them commits in between, the position is behind its commit.
+    expect((await isReached()) || (await isReached()) || (await isReached())).toBe(true);
   });
 
   test("a read's, which may not even be flushed, is reached by a pulse of the region", async () => {

@@ -1,10 +1,18 @@
 import { createHash } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
 import type { ClientBase } from "pg";
 import { qualified } from "../identifiers.ts";
 import { ours, publicationName, tombstoneName } from "./names.ts";
 import type { WantedTable } from "./table.ts";
 import type { StampingRegion } from "./statements.ts";
-import { entombedGate, tableTriggers, triggerFunctions, type TriggerFunction } from "./triggers.ts";
+import {
+  createFunction,
+  entombedGate,
+  settingsOf,
+  tableTriggers,
+  triggerFunctions,
+  type TriggerFunction,
+} from "./triggers.ts";
 
 /** Digest of all that is made for a table: another one means that it is to be made again. */
 export const definitionOf = (table: WantedTable, region: StampingRegion): string =>
@@ -12,7 +20,7 @@ export const definitionOf = (table: WantedTable, region: StampingRegion): string
     .update(
       JSON.stringify([
         table,
-        triggerFunctions(table, region),
+        triggerFunctions(table, region).map(createFunction),
         tableTriggers(table).map((trigger) => [trigger, trigger.event("x")]),
       ]),
     )
@@ -63,7 +71,11 @@ SELECT (SELECT definition FROM coregent.replicated_table WHERE name = $3) AS def
 
 const isAsMade = (fn: TriggerFunction, facts: Facts): boolean =>
   facts.functions.some(
-    (found) => found.name === fn.name && found.body === fn.body && found.definer === fn.definer,
+    (found) =>
+      found.name === fn.name &&
+      found.body === fn.body &&
+      found.definer === fn.definer &&
+      isDeepStrictEqual(found.config ?? [], settingsOf(fn)),
   );
 
 /** What of a table is missing or is not as it would be made now, in words; empty: nothing is to be done. */

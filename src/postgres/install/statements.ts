@@ -1,5 +1,5 @@
 import { identifier, list, literal, qualified } from "../identifiers.ts";
-import { ours, tombstoneName } from "./names.ts";
+import { gateName, ours, tombstoneName } from "./names.ts";
 
 /** What the triggers of one table are made from. */
 export interface StampedTable {
@@ -42,11 +42,9 @@ export class Statements {
     this.#tombstone = ours(tombstoneName(table.schema, table.table));
   }
 
-  /** Conjunction of the key's columns being equal in two aliases, under any search_path. */
+  /** Conjunction of the key's columns being equal in two aliases. */
   sameKey(a: string, b: string): string {
-    return this.#table.key
-      .map((name) => `${a}.${identifier(name)} OPERATOR(pg_catalog.=) ${b}.${identifier(name)}`)
-      .join(" AND ");
+    return this.#table.key.map((name) => `${a}.${identifier(name)} = ${b}.${identifier(name)}`).join(" AND ");
   }
 
   /** Names for columns of our own beside the key's, whatever those are called. */
@@ -258,21 +256,15 @@ export class Statements {
   }
 
   /**
-   * Looks for the first key of `source` that has a tombstone, or a live row; FOUND says whether there is one. Under any
-   * search_path. A sub-select that is not pulled up is asked for key after key, whatever sizes the plan was made for:
-   * of a plain join, a plan from when there were few tombstones would read all of them for each row ever after.
+   * Looks for the first key of `source` that has a tombstone, or a live row; FOUND says whether there is one. A sub-select
+   * that is not pulled up is asked for key after key, whatever sizes the plan was made for: of a plain join, a plan from
+   * when there were few tombstones would read all of them for each row ever after.
    */
-  look(source: string, at: "tombstone" | "row"): string {
+  #look(source: string, at: "tombstone" | "row"): string {
     const relation = at === "tombstone" ? this.#tombstone : this.#target;
     return `
-  PERFORM FROM ${source} AS k, LATERAL (SELECT FROM ${relation} AS x WHERE ${this.sameKey("x", "k")} OFFSET 0) AS x LIMIT 1;`;
-  }
-
-  /** @param unless what is mostly not there, and is looked for first: without it, no row is to be stamped anew */
-  revive(source: string, unless: "tombstone" | "row"): string {
-    return `${this.look(source, unless)}
-  IF FOUND THEN${this.restamp(source)}
-  END IF;`;
+  PERFORM FROM ${source} AS k,
+    LATERAL (SELECT FROM ${relation} AS x WHERE ${this.sameKey("x", "k")} OFFSET 0) AS there LIMIT 1;`;
   }
 
   /**
@@ -281,8 +273,9 @@ export class Statements {
    * a fresh key. Under the replica role, so that no trigger fires; the rows' own columns stay as they are.
    * The tombstones stay locked until the writer's commit: a merge that replaces one must see what was written upon it, or
    * it would report it as lost.
+   * @param unless what is mostly not there, and is looked for first: without it, no row is to be stamped anew
    */
-  restamp(source: string): string {
+  revive(source: string, unless: "tombstone" | "row"): string {
     const { key } = this.#table;
     const order = (alias: string): string =>
       this.#owned ? `(${alias}.cg_base, ${alias}.cg_version)` : `${alias}.cg_version`;
@@ -296,7 +289,8 @@ export class Statements {
       ? `,
         cg_base = CASE WHEN ${this.authority(this.ownedHere("t"))} THEN s.${own.v} ELSE s.${own.base} END`
       : "";
-    return `
+    return `${this.#look(source, unless)}
+  IF FOUND THEN
     role := current_setting('session_replication_role');
     PERFORM set_config('session_replication_role', 'replica', true);
     UPDATE ${this.#target} AS t
@@ -309,18 +303,29 @@ export class Statements {
     IF FOUND AND current_setting('${tellsRestamped}', true) = 'on' THEN
       RAISE NOTICE 'rows were stamped anew' USING ERRCODE = '${restampedCode}';
     END IF;
-    PERFORM set_config('session_replication_role', role, true);`;
+    PERFORM set_config('session_replication_role', role, true);
+  END IF;`;
+  }
+
+  openGate(): string {
+    const gate = `${literal(ours(gateName(this.#table.schema, this.#table.table)))}::pg_catalog.regclass`;
+    return `BEGIN
+  IF pg_catalog.pg_sequence_last_value(${gate}) IS NOT NULL THEN
+    PERFORM pg_catalog.setval(${gate}, 1, false);
+  END IF;
+  RETURN NULL;
+END`;
   }
 
   /**
    * A transaction with a snapshot of its own does not see a tombstone that came after it, and would stamp below it.
    * The unique index does see it: the probe raises 40001 (could not serialize access), and is undone where it does not.
-   * (READ UNCOMMITTED is READ COMMITTED, and probes for nothing: one comparison costs less than two.) Under any search_path.
+   * (READ UNCOMMITTED is READ COMMITTED, and probes for nothing: one comparison costs less than two.)
    */
   probe(source: string): string {
     const { key } = this.#table;
     return `
-  IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
     BEGIN
       INSERT INTO ${this.#tombstone} (${list(key)}, cg_version) SELECT ${list(key, "k.")}, 0 FROM ${source} AS k
       ON CONFLICT (${list(key)}) DO NOTHING;

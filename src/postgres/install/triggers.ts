@@ -11,8 +11,6 @@ export interface TriggerFunction {
    * others, which run for each row, name every operator, function and type by its schema instead: that costs nothing.
    */
   readonly definer: boolean;
-  /** Of one that runs as its owner: it sets `pinned` itself, where it gets beyond its first lines. */
-  readonly pinsItself?: boolean;
   /**
    * Reads no table and writes none, but makes NEW. Declared STABLE, since PL/pgSQL takes a snapshot for each expression of
    * a VOLATILE function that asks for the time or a setting.
@@ -35,19 +33,23 @@ export interface TableTrigger {
  */
 export const triggerPrefix = "~coregent_";
 
-const pinned: readonly (readonly [name: string, value: string])[] = [
-  ["search_path", "pg_catalog, pg_temp"],
-  // A plan is made once a session. Made for one bulk load, it would read whole relations for each row ever after.
-  ["enable_seqscan", "off"],
-  ["enable_hashjoin", "off"],
-  ["enable_mergejoin", "off"],
-];
-
-const pinClauses = pinned.map(([name, value]) => ` SET ${name} = ${value}`).join("");
+/** The settings that a function runs under, as the catalog has them (pg_proc.proconfig). */
+export const settingsOf = ({ definer }: TriggerFunction): readonly string[] =>
+  definer
+    ? [
+        "search_path=pg_catalog, pg_temp",
+        // A plan is made once a session. Made for one bulk load, it would read whole relations for each row ever after.
+        "enable_seqscan=off",
+        "enable_hashjoin=off",
+        "enable_mergejoin=off",
+      ]
+    : [];
 
 export const createFunction = (fn: TriggerFunction): string => `
 CREATE OR REPLACE FUNCTION ${ours(fn.name)}() RETURNS trigger LANGUAGE plpgsql ${fn.computes ? "STABLE" : "VOLATILE"}
-${fn.definer ? `SECURITY DEFINER${fn.pinsItself === true ? "" : pinClauses}` : "SECURITY INVOKER"}
+SECURITY ${fn.definer ? "DEFINER" : "INVOKER"}${settingsOf(fn)
+  .map((setting) => ` SET ${setting}`)
+  .join("")}
 AS ${literal(fn.body)};
 REVOKE ALL ON FUNCTION ${ours(fn.name)}() FROM PUBLIC;`;
 
@@ -63,78 +65,17 @@ const onTruncated = (statement: string): string =>
  */
 const revives = (statements: string): string => `#variable_conflict use_column
 DECLARE
-  role pg_catalog.text;
-  entombed pg_catalog.int8;
-  former pg_catalog.text[];
-  ignored pg_catalog.text;
+  role text;
+  entombed bigint;
 BEGIN${statements}
   RETURN NULL;
 END`;
-
-export interface EntombedGate {
-  readonly sequence: string;
-  readonly trigger: string;
-  readonly function: string;
-  /** An expression. */
-  readonly isOpen: string;
-}
-
-/**
- * The gate of a table's inserts, and the trigger on its tombstone relation that opens it, for whoever writes tombstones:
- * local writes and merges. The gate is a sequence, since it can be read without a query, at once and by everybody, and
- * no abort undoes it. It has a value as long as it is closed: one that was made anew, or that a role may not read, is open.
- * It is opened before the first tombstone can be committed, so whoever has waited for that commit finds it open.
- */
-export const entombedGate = (table: Pick<StampedTable, "schema" | "table">): EntombedGate => {
-  const sequence = gateName(table.schema, table.table);
-  return {
-    sequence,
-    trigger: `${triggerPrefix}entombed`,
-    function: `entombed_${tableSlug(table.schema, table.table)}`,
-    isOpen: `pg_catalog.pg_sequence_last_value(${literal(ours(sequence))}::pg_catalog.regclass) IS NULL`,
-  };
-};
-
-const openGate = ({ sequence, isOpen }: EntombedGate): string => `BEGIN
-  IF NOT (${isOpen}) THEN
-    PERFORM pg_catalog.setval(${literal(ours(sequence))}::pg_catalog.regclass, 1, false);
-  END IF;
-  RETURN NULL;
-END`;
-
-/**
- * What SET clauses do, for statements that few calls reach: clauses cost each call 5 us, also one that ends in its first
- * line. Where an error ends the statements, the settings end with its subtransaction.
- */
-const underPinned = (statements: string): string => {
-  const each = (value: (setting: readonly [string, string], index: number) => string): string =>
-    `PERFORM ${pinned.map((setting, i) => `pg_catalog.set_config('${setting[0]}', ${value(setting, i + 1)}, true)`).join(", ")};`;
-  const former = pinned.map(([name]) => `pg_catalog.current_setting('${name}')`).join(", ");
-  return `
-    former := ARRAY[${former}];
-    ${each(([, value]) => literal(value))}${statements}
-    ${each((_, index) => `former[${index}]`)}`;
-};
-
-/**
- * `revive` for the rows of a statement, where most calls find nothing or end at the gate: no setting is set for them that the look
- * does not need. An assignment costs half of what PERFORM does.
- */
-const reviveInserted = (sql: Statements, gate: EntombedGate): string => `
-  IF ${gate.isOpen} THEN${sql.probe("inserted")}
-    former := ARRAY[pg_catalog.current_setting('enable_seqscan')];
-    ignored := pg_catalog.set_config('enable_seqscan', 'off', true);${sql.look("inserted", "tombstone")}
-    ignored := pg_catalog.set_config('enable_seqscan', former[1], true);
-    IF FOUND THEN${underPinned(sql.restamp("inserted"))}
-    END IF;
-  END IF;`;
 
 /** The functions of all triggers of a table. The text depends on nothing but the arguments. */
 export const triggerFunctions = (table: StampedTable, region: StampingRegion): TriggerFunction[] => {
   const sql = new Statements(table, region);
   const slug = tableSlug(table.schema, table.table);
   const { partitioned } = table;
-  const gate = entombedGate(table);
   // A row that moves to another partition is stamped again there, as an insert; it must stay above what it was.
   const carry = partitioned
     ? `
@@ -169,11 +110,9 @@ END`,
       name: `inserted_${slug}`,
       definer: true,
       computes: false,
-      ...(partitioned
-        ? { body: revives(sql.probe(inserted) + sql.revive(inserted, "tombstone")) }
-        : { pinsItself: true, body: revives(reviveInserted(sql, gate)) }),
+      body: revives(sql.probe(inserted) + sql.revive(inserted, "tombstone")),
     },
-    { name: `entombed_${slug}`, definer: false, computes: false, body: openGate(gate) },
+    { name: `entombed_${slug}`, definer: false, computes: false, body: sql.openGate() },
     {
       name: `deleted_${slug}`,
       definer: true,
@@ -219,6 +158,20 @@ END`,
   ];
 };
 
+/**
+ * The gate of a table's inserts, and the trigger on its tombstone relation that opens it, for whoever writes tombstones:
+ * local writes and merges. The gate is a sequence, since it can be read without a query, at once and by everybody, and
+ * no abort undoes it. It has a value as long as it is closed: one that was made anew, or that a role may not read, is open.
+ * It is opened before the first tombstone can be committed, so whoever has waited for that commit finds it open.
+ */
+export const entombedGate = (
+  table: Pick<StampedTable, "schema" | "table">,
+): { readonly sequence: string; readonly trigger: string; readonly function: string } => ({
+  sequence: gateName(table.schema, table.table),
+  trigger: `${triggerPrefix}entombed`,
+  function: `entombed_${tableSlug(table.schema, table.table)}`,
+});
+
 /** The triggers of a table, in no order: each finds its own work by itself. */
 export const tableTriggers = (
   table: Pick<StampedTable, "schema" | "table" | "partitioned">,
@@ -237,14 +190,12 @@ export const tableTriggers = (
       ? (on) => `AFTER ${event} ON ${on} FOR EACH ROW`
       : (on) => `AFTER ${event} ON ${on} REFERENCING ${transition} FOR EACH STATEMENT`;
   const inserted = each("INSERT", "NEW TABLE AS inserted");
+  const gate = `${literal(ours(entombedGate(table).sequence))}::pg_catalog.regclass`;
   return [
     trigger("insert", (on) => `BEFORE INSERT ON ${on} FOR EACH ROW`),
     trigger("update", (on) => `BEFORE UPDATE ON ${on} FOR EACH ROW`),
-    // Where no tombstone of the table was ever written here, an insert cannot have met one. The gate is asked once the rows are
-    // in: for many rows by a WHEN, for one statement by the function, as a WHEN is prepared anew for each statement.
-    trigger("inserted", (on) =>
-      table.partitioned ? `${inserted(on)} WHEN (${entombedGate(table).isOpen})` : inserted(on),
-    ),
+    // Where no tombstone of the table was ever written here, an insert cannot have met one. WHEN is judged once the rows are in.
+    trigger("inserted", (on) => `${inserted(on)} WHEN (pg_catalog.pg_sequence_last_value(${gate}) IS NULL)`),
     trigger("deleted", each("DELETE", "OLD TABLE AS gone")),
     // Which the BEFORE trigger has set to 0 where the key changes, and there alone. The server prepares a trigger's WHEN
     // for each statement: a short one is worth having.

@@ -84,12 +84,21 @@ test("what was dropped or disabled by hand is made again, and named", async () =
   await install(db);
   await db.query(`DROP TRIGGER "~coregent_insert" ON w; ALTER TABLE w DISABLE TRIGGER "~coregent_deleted";
     ALTER PUBLICATION coregent DROP TABLE w`);
+  const [fn] = await db.query<{ name: string }>(
+    "SELECT proname AS name FROM pg_proc WHERE proname LIKE 'deleted\\_w\\_%'",
+  );
+  await db.query(`ALTER FUNCTION coregent.${fn?.name} RESET ALL`);
   const report = await install(db);
   expect(report.tables).toEqual([
     {
       name: "public.w",
       change: "repaired",
-      details: ["publication", "trigger ~coregent_insert", "trigger ~coregent_deleted, which is disabled"],
+      details: [
+        "publication",
+        "trigger ~coregent_insert",
+        "trigger ~coregent_deleted, which is disabled",
+        `function ${fn?.name}`,
+      ],
     },
   ]);
   expect(await db.query("SELECT kind FROM coregent.table_sync WHERE table_name = 'public.w'")).toEqual([
