@@ -53,7 +53,7 @@ test("what a peer wrote meanwhile is read by SQL where it is much, then the stre
   await regions.equal();
   await b!.stop();
   const end = await writeMuch("away");
-  const again = await regions.agent("b", limits).streaming();
+  await using again = await regions.agent("b", limits).streaming();
   await regions.equal();
   expect(again.logs.filter(({ msg }) => msg === "catching up")).toHaveLength(1);
   // It may be merged before it is known that nothing follows. Other tests write to the same server meanwhile.
@@ -74,7 +74,6 @@ test("what a peer wrote meanwhile is read by SQL where it is much, then the stre
     expect(parseLsn(confirmed)).toBeGreaterThanOrEqual(parseLsn(merged));
     expect(await leftovers()).toBe(0);
   });
-  await again.stop();
 });
 
 test("a copy of the slot that a former session of ours still holds is taken from it", async () => {
@@ -82,18 +81,16 @@ test("a copy of the slot that a former session of ours still holds is taken from
   const name = regions.slot("a", "b");
   await former.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [name, slotCopyName(name)]);
   await writeMuch("former");
-  const agent = await regions.agent("b", limits).streaming();
+  await using agent = await regions.agent("b", limits).streaming();
   await regions.equal();
   expect(agent.logs.filter(({ msg }) => msg === "catching up")).toHaveLength(1);
-  await agent.stop();
 });
 
 test("where transactions are huge, what a peer wrote meanwhile is streamed however much it is", async () => {
   await writeMuch("huge");
-  const agent = await regions.agent("b", { ...limits, backlogTransactionBytes: 1 }).streaming();
+  await using agent = await regions.agent("b", { ...limits, backlogTransactionBytes: 1 }).streaming();
   await regions.equal();
   expect(agent.logs.filter(({ msg }) => msg === "catching up")).toEqual([]);
-  await agent.stop();
 });
 
 const small = { ...limits, maxBatchRows: 50, maxBatchBytes: 20_000 };
@@ -135,10 +132,14 @@ test("the copies of two slots never have one name, nor one that the server would
   for (const name of longest) expect(name.length).toBeLessThanOrEqual(63);
 });
 
+interface Stuck extends AsyncDisposable {
+  readonly agent: LocalAgent;
+  readonly release: () => Promise<unknown>;
+}
+
 /** An agent in the middle of a backlog: it has merged some of it, and holds as much as it may. */
-const stuck = async (
-  key: string,
-): Promise<{ readonly agent: LocalAgent; readonly release: () => Promise<unknown> }> => {
+const stuck = async (key: string): Promise<Stuck> => {
+  await using agents = new AsyncDisposableStack();
   const lock = await regions.db("b").connect();
   // The key of a transaction behind the others.
   await lock.query("BEGIN");
@@ -147,43 +148,46 @@ const stuck = async (
   await regions
     .db("a")
     .query("INSERT INTO notes SELECT $1 || i, repeat('z', 200) FROM generate_series(1, 2000) i", [key]);
-  const agent = regions.agent("b", { ...small, drainMs: 500 });
+  const agent = agents.use(regions.agent("b", { ...small, drainMs: 500 }));
   await eventually(
     async () => {
       return (await regions.db("b").query(blockedSql, ["coregent link a > b"])).length > 0;
     },
     { what: "being stuck" },
   );
-  return { agent, release: () => lock.query("ROLLBACK") };
+  const ending = agents.move();
+  return {
+    agent,
+    release: () => lock.query("ROLLBACK"),
+    [Symbol.asyncDispose]: () => ending.disposeAsync(),
+  };
 };
 
 test.each(["terminate", "cancel"])(
   "a session that breaks while its pieces are merged (%s): nothing is lost, and the slot stays behind",
   async (how) => {
     await writeMuch(how);
-    const { agent, release } = await stuck(`stuck ${how}`);
-    const ended = await regions
-      .db("a")
-      .query(
-        `SELECT pg_${how}_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'coregent backlog a%'`,
-      );
+    await using scene = await stuck(`stuck ${how}`);
+    const ended = await regions.db("a").query(
+      `SELECT pg_${how}_backend(pid) FROM pg_stat_activity
+          WHERE datname = current_database() AND application_name = 'coregent backlog a > b'`,
+    );
     expect(ended).toHaveLength(1);
     const { merged, confirmed } = await positions(regions, "a", "b");
     expect(parseLsn(confirmed)).toBeLessThanOrEqual(parseLsn(merged));
-    await release();
+    await scene.release();
     await regions.equal(30_000);
-    expect(agent.link("a").resyncs).toBe(0);
+    expect(scene.agent.link("a").resyncs).toBe(0);
     await eventually(async () => expect(await leftovers()).toBe(0));
-    await agent.stop();
   },
 );
 
 test("an agent that is stopped while it holds as much as it may ends, and the next goes on", async () => {
   await writeMuch("stopped");
-  const { agent, release } = await stuck("second stuck");
-  await agent.stop();
-  await release();
-  const next = await regions.agent("b", small).streaming();
+  await using scene = await stuck("second stuck");
+  await scene.agent.stop();
+  await scene.release();
+  await using next = await regions.agent("b", small).streaming();
   await regions.equal(30_000);
   expect(next.link("a").resyncs).toBe(0);
 });
