@@ -307,10 +307,12 @@ export class Statements {
   END IF;`;
   }
 
+  /** A role that may not read the gate is told NULL, as if it were open: it opens it, or is refused. */
   openGate(): string {
     const gate = `${literal(ours(gateName(this.#table.schema, this.#table.table)))}::pg_catalog.regclass`;
     return `BEGIN
-  IF pg_catalog.pg_sequence_last_value(${gate}) IS NOT NULL THEN
+  IF pg_catalog.pg_sequence_last_value(${gate}) IS NOT NULL
+     OR NOT pg_catalog.has_sequence_privilege(${gate}, 'SELECT') THEN
     PERFORM pg_catalog.setval(${gate}, 1, false);
   END IF;
   RETURN NULL;

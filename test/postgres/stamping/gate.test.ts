@@ -157,6 +157,26 @@ test.each(shapes)(
   },
 );
 
+test("who writes a tombstone opens the gate or is refused, also where the gate may not be read", async () => {
+  await using db = await createDatabase();
+  await db.query(table);
+  await install(db);
+  const { gate, tombstone } = await named(db);
+  const role = `merger_${db.name}`;
+  await db.query(`REVOKE ALL ON SEQUENCE ${gate} FROM PUBLIC; CREATE ROLE ${role};
+    GRANT USAGE ON SCHEMA coregent TO ${role}; GRANT ALL ON ${tombstone} TO ${role}`);
+  try {
+    const entombed = `INSERT INTO ${tombstone} (id, cg_version) VALUES (1, 5127)`;
+    await expect(db.query(`SET ROLE ${role}; ${entombed}`)).rejects.toMatchObject({ code: "42501" });
+    await db.query("RESET ROLE");
+    expect(await tombstones(db, "public.t")).toEqual(new Map());
+    await db.query(`GRANT UPDATE ON SEQUENCE ${gate} TO ${role}; SET ROLE ${role}; ${entombed}; RESET ROLE`);
+    expect(await isOpen(db)).toBe(true);
+  } finally {
+    await db.query(`RESET ROLE; DROP OWNED BY ${role}; DROP ROLE ${role}`);
+  }
+});
+
 test.each(shapes)("a closed gate leaves the AFTER trigger out (%s)", async (_, sql) => {
   await using db = await createDatabase();
   await db.query(sql);
