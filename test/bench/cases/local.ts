@@ -7,7 +7,7 @@ import { cpuOfServer, type CpuUse } from "../cpu.ts";
 import { itemColumns, itemsSchema, itemValues } from "../drains/items.ts";
 import { LoadSession } from "../load-session.ts";
 import { clusterName, openCluster, regionAt } from "../region.ts";
-import { createDatabase, dropDatabase, dropSlot, renameDatabase, run, withClient } from "../sql.ts";
+import { connect, createDatabase, dropDatabase, dropSlot, renameDatabase, run, withClient } from "../sql.ts";
 
 /**
  * What Coregent costs whoever writes: the same load on one server, into a database that Coregent has prepared, into one that
@@ -69,45 +69,44 @@ const open = async ({ servers }: BenchContext, rows: number): Promise<BenchServe
   return server;
 };
 
-const database = "local";
+/** Each kind has a database of its own, made anew for each run. */
+const databases = { prepared: "local_a", columns: "local_b", plain: "local_c" } as const;
 
-const fresh = async (server: BenchServer, kind: Kind): Promise<void> => {
-  await createDatabase(server, database, templates[kind]);
-  await run(server, database, "CHECKPOINT");
+const kinds = ["prepared", "columns", "plain"] as const;
+const sides = { prepared: "with triggers", columns: "columns alone", plain: "without" } as const;
+
+const fresh = async (server: BenchServer): Promise<void> => {
+  for (const kind of kinds) await createDatabase(server, databases[kind], templates[kind]);
+  await run(server, databases.plain, "CHECKPOINT");
 };
 
-interface Written {
-  readonly rows: number;
-  readonly seconds: number;
-  /** Of the whole server. */
-  readonly cpuSeconds: number;
-  /** How many rows the table holds more than before. */
-  readonly found: number;
-}
-
-const countOf = (server: BenchServer, table: string): Promise<number> =>
+const countOf = (server: BenchServer, database: string, table: string): Promise<number> =>
   withClient(server.url(database), async (client) => {
     const { rows } = await client.query<{ count: number }>(`SELECT count(*)::int AS count FROM ${table}`);
     return rows[0]?.count ?? 0;
   });
 
-/** What `work` takes; it gives the number of rows that it wrote to `table`. */
-const timed = async (server: BenchServer, table: string, work: () => Promise<number>): Promise<Written> => {
-  const heldBefore = await countOf(server, table);
-  const cpuBefore = cpuOfServer(server.pid);
-  const startedAt = performance.now();
-  const rows = await work();
-  const seconds = (performance.now() - startedAt) / 1000;
-  const cpuSeconds = cpuOfServer(server.pid) - cpuBefore;
-  return { rows, seconds, cpuSeconds, found: (await countOf(server, table)) - heldBefore };
-};
+/** Sessions that write to one database, and have done so before. */
+interface Writers extends AsyncDisposable {
+  /** One part of a run. @returns the rows that it wrote */
+  write(): Promise<number>;
+}
+
+interface LocalCase {
+  readonly name: string;
+  readonly title: string;
+  readonly bar: Bar | null;
+  readonly table: "items" | "owned";
+  /** Parts of a run, in each of which all kinds have their turn: what else the machine does meets all of them. */
+  readonly parts: number;
+  open(server: BenchServer, database: string): Promise<Writers>;
+}
 
 const singles = async (
   server: BenchServer,
-  kind: Kind,
+  database: string,
   { seconds, depth }: { readonly seconds: number; readonly depth: number },
-): Promise<Written> => {
-  await fresh(server, kind);
+): Promise<Writers> => {
   const load = { statement: insertOne, settings: [noWait] };
   const sessions = await Promise.all(
     Array.from({ length: connections }, () => LoadSession.open(server, database, load)),
@@ -119,61 +118,103 @@ const singles = async (
     );
     return counts.reduce((sum, count) => sum + count, 0);
   };
-  try {
-    await flood(warmUp.ms);
-    return await timed(server, "items", () => flood(seconds * 1000));
-  } finally {
-    for (const session of sessions) session.end();
-  }
+  await flood(warmUp.ms);
+  return {
+    write: () => flood(seconds * 1000),
+    [Symbol.asyncDispose]: async () => {
+      for (const session of sessions) session.end();
+    },
+  };
 };
 
-const bulk = async (server: BenchServer, kind: Kind, table: "items" | "owned"): Promise<Written> => {
-  await fresh(server, kind);
-  return await withClient(server.url(database), async (client) => {
-    await client.query(noWait);
-    // Of all alike: the staged rows are read from memory.
-    await client.query("SELECT count(*) FROM staged.items");
-    await client.query(`BEGIN; ${bulkInserts[table]} LIMIT ${warmUp.rows}; ROLLBACK`);
-    return await timed(server, table, async () => (await client.query(bulkInserts[table])).rowCount ?? 0);
-  });
+const bulk = async (server: BenchServer, database: string, table: LocalCase["table"]): Promise<Writers> => {
+  const client = await connect(server.url(database));
+  await client.query(noWait);
+  // Of all alike: the staged rows are read from memory.
+  await client.query("SELECT count(*) FROM staged.items");
+  await client.query(`BEGIN; ${bulkInserts[table]} LIMIT ${warmUp.rows}; ROLLBACK`);
+  return {
+    write: async () => (await client.query(bulkInserts[table])).rowCount ?? 0,
+    [Symbol.asyncDispose]: () => client.end(),
+  };
 };
 
-interface LocalCase {
-  readonly name: string;
-  readonly title: string;
-  readonly bar: Bar | null;
-  once(server: BenchServer, kind: Kind): Promise<Written>;
-}
+/** How many parts the time of single inserts is cut into. */
+const turns = 5;
 
 const localCases = (seconds: number): readonly LocalCase[] => [
   {
     name: "local-singles",
     title: `local single-row inserts, ${connections} connections, with triggers against without`,
     bar: { of: "ratio", is: "at least", value: 0.8, aim: 0.92 },
-    once: (server, kind) => singles(server, kind, { seconds, depth: depths.waiting }),
+    table: "items",
+    parts: turns,
+    open: (server, database) =>
+      singles(server, database, { seconds: seconds / turns, depth: depths.waiting }),
   },
   {
     name: "local-pipelined",
     title: `the same, ${depths.pipelined} under way on each connection: what the server alone does`,
     bar: null,
-    once: (server, kind) => singles(server, kind, { seconds, depth: depths.pipelined }),
+    table: "items",
+    parts: turns,
+    open: (server, database) =>
+      singles(server, database, { seconds: seconds / turns, depth: depths.pipelined }),
   },
   {
     name: "local-bulk",
     title: "local insert of 200,000 rows by one statement, likewise",
     bar: { of: "ratio", is: "at least", value: 0.6, aim: 0.75 },
-    once: (server, kind) => bulk(server, kind, "items"),
+    table: "items",
+    parts: 1,
+    open: (server, database) => bulk(server, database, "items"),
   },
   {
     name: "local-bulk-owned",
     title: "the same into a table whose rows have owners",
     bar: null,
-    once: (server, kind) => bulk(server, kind, "owned"),
+    table: "owned",
+    parts: 1,
+    open: (server, database) => bulk(server, database, "owned"),
   },
 ];
 
-const kinds = ["prepared", "columns", "plain"] as const;
-const sides = { prepared: "with triggers", columns: "columns alone", plain: "without" } as const;
+interface Written {
+  rows: number;
+  seconds: number;
+  /** Of the whole server. */
+  cpuSeconds: number;
+  /** How many rows the table holds more than before. */
+  found: number;
+}
+
+/** One run of all kinds. */
+const runOnce = async (server: BenchServer, each: LocalCase): Promise<Record<Kind, Written>> => {
+  await fresh(server);
+  await using stack = new AsyncDisposableStack();
+  const writers = new Map<Kind, Writers>();
+  const held = new Map<Kind, number>();
+  for (const kind of kinds) {
+    writers.set(kind, stack.use(await each.open(server, databases[kind])));
+    held.set(kind, await countOf(server, databases[kind], each.table));
+  }
+  const nothing = (): Written => ({ rows: 0, seconds: 0, cpuSeconds: 0, found: 0 });
+  const written = { prepared: nothing(), columns: nothing(), plain: nothing() };
+  for (let part = 0; part < each.parts; part += 1) {
+    for (const [kind, sessions] of writers) {
+      const of = written[kind];
+      const cpuBefore = cpuOfServer(server.pid);
+      const startedAt = performance.now();
+      of.rows += await sessions.write();
+      of.seconds += (performance.now() - startedAt) / 1000;
+      of.cpuSeconds += cpuOfServer(server.pid) - cpuBefore;
+    }
+  }
+  for (const kind of kinds) {
+    written[kind].found = (await countOf(server, databases[kind], each.table)) - (held.get(kind) ?? 0);
+  }
+  return written;
+};
 
 const alternate = async (
   context: BenchContext,
@@ -184,8 +225,9 @@ const alternate = async (
   const uses: Record<Kind, CpuUse[]> = { prepared: [], columns: [], plain: [] };
   const failures: string[] = [];
   for (let i = -context.warmUps; i < context.runs; i += 1) {
+    const written = await runOnce(server, each);
     for (const kind of kinds) {
-      const { rows, seconds, cpuSeconds, found } = await each.once(server, kind);
+      const { rows, seconds, cpuSeconds, found } = written[kind];
       const perMillion = (cpuSeconds / rows) * 1e6;
       context.say(
         `  ${each.name}, ${sides[kind]}: ${Math.round(rows / seconds)}/s; CPU s per million: ${perMillion.toFixed(2)}`,
@@ -219,7 +261,8 @@ const runLocal = async (context: BenchContext): Promise<BenchResult> => {
   const server = await open(context, context.scaled(200_000));
   const results: BenchResult[] = [];
   for (const each of localCases(seconds)) results.push(await alternate(context, server, each));
-  for (const name of [database, ...Object.values(templates)]) await dropDatabase(server, name);
+  for (const name of [...Object.values(databases), ...Object.values(templates)])
+    await dropDatabase(server, name);
   return {
     measures: results.flatMap(({ measures }) => measures),
     cpu: results.flatMap(({ cpu }) => cpu ?? []),
