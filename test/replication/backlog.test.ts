@@ -53,7 +53,8 @@ test("what a peer wrote meanwhile is read by SQL where it is much, then the stre
   await regions.equal();
   await b!.stop();
   const end = await writeMuch("away");
-  await using again = await regions.agent("b", limits).streaming();
+  await using again = regions.agent("b", limits);
+  await again.streaming();
   await regions.equal();
   expect(again.logs.filter(({ msg }) => msg === "catching up")).toHaveLength(1);
   // It may be merged before it is known that nothing follows. Other tests write to the same server meanwhile.
@@ -81,14 +82,16 @@ test("a copy of the slot that a former session of ours still holds is taken from
   const name = regions.slot("a", "b");
   await former.query("SELECT pg_copy_logical_replication_slot($1, $2, true)", [name, slotCopyName(name)]);
   await writeMuch("former");
-  await using agent = await regions.agent("b", limits).streaming();
+  await using agent = regions.agent("b", limits);
+  await agent.streaming();
   await regions.equal();
   expect(agent.logs.filter(({ msg }) => msg === "catching up")).toHaveLength(1);
 });
 
 test("where transactions are huge, what a peer wrote meanwhile is streamed however much it is", async () => {
   await writeMuch("huge");
-  await using agent = await regions.agent("b", { ...limits, backlogTransactionBytes: 1 }).streaming();
+  await using agent = regions.agent("b", { ...limits, backlogTransactionBytes: 1 });
+  await agent.streaming();
   await regions.equal();
   expect(agent.logs.filter(({ msg }) => msg === "catching up")).toEqual([]);
 });
@@ -142,6 +145,7 @@ const stuck = async (key: string): Promise<Stuck> => {
   await using agents = new AsyncDisposableStack();
   const lock = await regions.db("b").connect();
   // The key of a transaction behind the others.
+  agents.defer(async () => void (await lock.query("ROLLBACK")));
   await lock.query("BEGIN");
   await lock.query("INSERT INTO notes VALUES ($1, 'here')", [key]);
   await regions.db("a").query("INSERT INTO notes VALUES ($1, 'there')", [key]);
@@ -187,7 +191,8 @@ test("an agent that is stopped while it holds as much as it may ends, and the ne
   await using scene = await stuck("second stuck");
   await scene.agent.stop();
   await scene.release();
-  await using next = await regions.agent("b", small).streaming();
+  await using next = regions.agent("b", small);
+  await next.streaming();
   await regions.equal(30_000);
   expect(next.link("a").resyncs).toBe(0);
 });

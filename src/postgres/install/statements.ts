@@ -307,12 +307,12 @@ export class Statements {
   END IF;`;
   }
 
-  /** A role that may not read the gate is told NULL, as if it were open: it opens it, or is refused. */
+  /** A role that may not read the gate is told NULL, as if it were open (PostgreSQL 16 refuses it): it opens it, or is refused. */
   openGate(): string {
     const gate = `${literal(ours(gateName(this.#table.schema, this.#table.table)))}::pg_catalog.regclass`;
     return `BEGIN
   IF pg_catalog.pg_sequence_last_value(${gate}) IS NOT NULL
-     OR NOT pg_catalog.has_sequence_privilege(${gate}, 'SELECT') THEN
+     OR NOT pg_catalog.has_sequence_privilege(${gate}, 'SELECT, USAGE') THEN
     PERFORM pg_catalog.setval(${gate}, 1, false);
   END IF;
   RETURN NULL;

@@ -86,8 +86,10 @@ const countOf = (server: BenchServer, database: string, table: string): Promise<
     return rows[0]?.count ?? 0;
   });
 
-/** Sessions that write to one database, and have done so before. */
+/** Sessions that write to one database. */
 interface Writers extends AsyncDisposable {
+  /** Before anything is measured. */
+  warmUp(): Promise<unknown>;
   /** One part of a run. @returns the rows that it wrote */
   write(): Promise<number>;
 }
@@ -118,8 +120,8 @@ const singles = async (
     );
     return counts.reduce((sum, count) => sum + count, 0);
   };
-  await flood(warmUp.ms);
   return {
+    warmUp: () => flood(warmUp.ms),
     write: () => flood(seconds * 1000),
     [Symbol.asyncDispose]: async () => {
       for (const session of sessions) session.end();
@@ -129,11 +131,13 @@ const singles = async (
 
 const bulk = async (server: BenchServer, database: string, table: LocalCase["table"]): Promise<Writers> => {
   const client = await connect(server.url(database));
-  await client.query(noWait);
-  // Of all alike: the staged rows are read from memory.
-  await client.query("SELECT count(*) FROM staged.items");
-  await client.query(`BEGIN; ${bulkInserts[table]} LIMIT ${warmUp.rows}; ROLLBACK`);
   return {
+    warmUp: async () => {
+      await client.query(noWait);
+      // Of all alike: the staged rows are read from memory.
+      await client.query("SELECT count(*) FROM staged.items");
+      await client.query(`BEGIN; ${bulkInserts[table]} LIMIT ${warmUp.rows}; ROLLBACK`);
+    },
     write: async () => (await client.query(bulkInserts[table])).rowCount ?? 0,
     [Symbol.asyncDispose]: () => client.end(),
   };
@@ -189,23 +193,33 @@ interface Written {
 }
 
 /** One run of all kinds. */
-const runOnce = async (server: BenchServer, each: LocalCase): Promise<Record<Kind, Written>> => {
+const runOnce = async (
+  server: BenchServer,
+  each: LocalCase,
+  index: number,
+): Promise<Record<Kind, Written>> => {
   await fresh(server);
   await using stack = new AsyncDisposableStack();
   const writers = new Map<Kind, Writers>();
   const held = new Map<Kind, number>();
   for (const kind of kinds) {
-    writers.set(kind, stack.use(await each.open(server, databases[kind])));
+    const sessions = stack.use(await each.open(server, databases[kind]));
+    await sessions.warmUp();
+    writers.set(kind, sessions);
     held.set(kind, await countOf(server, databases[kind], each.table));
   }
   const nothing = (): Written => ({ rows: 0, seconds: 0, cpuSeconds: 0, found: 0 });
   const written = { prepared: nothing(), columns: nothing(), plain: nothing() };
   for (let part = 0; part < each.parts; part += 1) {
-    for (const [kind, sessions] of writers) {
+    // Each follows upon each in its turn, as what one leaves to be written burdens the next.
+    const first = (index + part) % kinds.length;
+    for (const kind of [...kinds.slice(first), ...kinds.slice(0, first)]) {
+      // A bulk load leaves much.
+      if (each.parts === 1) await run(server, databases[kind], "CHECKPOINT");
       const of = written[kind];
       const cpuBefore = cpuOfServer(server.pid);
       const startedAt = performance.now();
-      of.rows += await sessions.write();
+      of.rows += (await writers.get(kind)?.write()) ?? 0;
       of.seconds += (performance.now() - startedAt) / 1000;
       of.cpuSeconds += cpuOfServer(server.pid) - cpuBefore;
     }
@@ -225,7 +239,7 @@ const alternate = async (
   const uses: Record<Kind, CpuUse[]> = { prepared: [], columns: [], plain: [] };
   const failures: string[] = [];
   for (let i = -context.warmUps; i < context.runs; i += 1) {
-    const written = await runOnce(server, each);
+    const written = await runOnce(server, each, i + context.warmUps);
     for (const kind of kinds) {
       const { rows, seconds, cpuSeconds, found } = written[kind];
       const perMillion = (cpuSeconds / rows) * 1e6;
