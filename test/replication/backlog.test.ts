@@ -142,24 +142,24 @@ interface Stuck extends AsyncDisposable {
 
 /** An agent in the middle of a backlog: it has merged some of it, and holds as much as it may. */
 const stuck = async (key: string): Promise<Stuck> => {
-  await using agents = new AsyncDisposableStack();
+  await using stack = new AsyncDisposableStack();
   const lock = await regions.db("b").connect();
+  stack.defer(async () => void (await lock.query("ROLLBACK")));
   // The key of a transaction behind the others.
-  agents.defer(async () => void (await lock.query("ROLLBACK")));
   await lock.query("BEGIN");
   await lock.query("INSERT INTO notes VALUES ($1, 'here')", [key]);
   await regions.db("a").query("INSERT INTO notes VALUES ($1, 'there')", [key]);
   await regions
     .db("a")
     .query("INSERT INTO notes SELECT $1 || i, repeat('z', 200) FROM generate_series(1, 2000) i", [key]);
-  const agent = agents.use(regions.agent("b", { ...small, drainMs: 500 }));
+  const agent = stack.use(regions.agent("b", { ...small, drainMs: 500 }));
   await eventually(
     async () => {
       return (await regions.db("b").query(blockedSql, ["coregent link a > b"])).length > 0;
     },
     { what: "being stuck" },
   );
-  const ending = agents.move();
+  const ending = stack.move();
   return {
     agent,
     release: () => lock.query("ROLLBACK"),

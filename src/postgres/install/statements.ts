@@ -28,6 +28,10 @@ export interface StampingRegion {
 /** Up to so many rows of a statement are entombed without a subtransaction. */
 const fewRows = 500;
 
+/** The gate of a table's inserts, as an expression. */
+export const gateOf = ({ schema, table }: Pick<StampedTable, "schema" | "table">): string =>
+  `${literal(ours(gateName(schema, table)))}::pg_catalog.regclass`;
+
 /** The statements that stamping is made of, for one table in one region. */
 export class Statements {
   readonly #table: StampedTable;
@@ -309,7 +313,7 @@ export class Statements {
 
   /** A role that may not read the gate is told NULL, as if it were open (PostgreSQL 16 refuses it): it opens it, or is refused. */
   openGate(): string {
-    const gate = `${literal(ours(gateName(this.#table.schema, this.#table.table)))}::pg_catalog.regclass`;
+    const gate = gateOf(this.#table);
     return `BEGIN
   IF pg_catalog.pg_sequence_last_value(${gate}) IS NOT NULL
      OR NOT pg_catalog.has_sequence_privilege(${gate}, 'SELECT, USAGE') THEN

@@ -1,7 +1,7 @@
 import type { ClientBase } from "pg";
-import { identifier, list, literal, qualified } from "../identifiers.ts";
+import { identifier, list, qualified } from "../identifiers.ts";
 import { formerGateName, ours, publicationName, tableSlug, tombstoneName } from "./names.ts";
-import type { StampedTable, StampingRegion } from "./statements.ts";
+import { gateOf, type StampedTable, type StampingRegion } from "./statements.ts";
 import { createFunction, entombedGate, tableTriggers, triggerFunctions } from "./triggers.ts";
 
 /** A table to be replicated, as the topology and the catalog describe it. */
@@ -149,8 +149,8 @@ const guardTombstones = async (
   await client.query(`ALTER TABLE ${tombstone} ENABLE ALWAYS TRIGGER ${identifier(gate.trigger)}`);
   // Tombstones may have come while nothing opened it: the trigger was disabled, or an older version was installed.
   const settle = gateIsNew
-    ? `nextval(${literal(ours(gate.sequence))}::regclass) WHERE NOT`
-    : `setval(${literal(ours(gate.sequence))}::regclass, 1, false) WHERE`;
+    ? `nextval(${gateOf(table)}) WHERE NOT`
+    : `setval(${gateOf(table)}, 1, false) WHERE`;
   await client.query(`SELECT ${settle} EXISTS (SELECT FROM ${tombstone})`);
   await client.query(`DROP SEQUENCE IF EXISTS ${ours(formerGateName(table.schema, table.table))}`);
 };

@@ -1,6 +1,6 @@
 import { literal } from "../identifiers.ts";
 import { gateName, ours, tableSlug } from "./names.ts";
-import { Statements, type StampedTable, type StampingRegion } from "./statements.ts";
+import { gateOf, Statements, type StampedTable, type StampingRegion } from "./statements.ts";
 
 export interface TriggerFunction {
   /** Unqualified, in schema `coregent`. */
@@ -190,12 +190,14 @@ export const tableTriggers = (
       ? (on) => `AFTER ${event} ON ${on} FOR EACH ROW`
       : (on) => `AFTER ${event} ON ${on} REFERENCING ${transition} FOR EACH STATEMENT`;
   const inserted = each("INSERT", "NEW TABLE AS inserted");
-  const gate = `${literal(ours(entombedGate(table).sequence))}::pg_catalog.regclass`;
   return [
     trigger("insert", (on) => `BEFORE INSERT ON ${on} FOR EACH ROW`),
     trigger("update", (on) => `BEFORE UPDATE ON ${on} FOR EACH ROW`),
     // Where no tombstone of the table was ever written here, an insert cannot have met one. WHEN is judged once the rows are in.
-    trigger("inserted", (on) => `${inserted(on)} WHEN (pg_catalog.pg_sequence_last_value(${gate}) IS NULL)`),
+    trigger(
+      "inserted",
+      (on) => `${inserted(on)} WHEN (pg_catalog.pg_sequence_last_value(${gateOf(table)}) IS NULL)`,
+    ),
     trigger("deleted", each("DELETE", "OLD TABLE AS gone")),
     // Which the BEFORE trigger has set to 0 where the key changes, and there alone. The server prepares a trigger's WHEN
     // for each statement: a short one is worth having.

@@ -107,14 +107,14 @@ interface LocalCase {
 const singles = async (
   server: BenchServer,
   database: string,
-  { seconds, depth }: { readonly seconds: number; readonly depth: number },
+  { ms, depth }: { readonly ms: number; readonly depth: number },
 ): Promise<Writers> => {
   const load = { statement: insertOne, settings: [noWait] };
   const sessions = await Promise.all(
     Array.from({ length: connections }, () => LoadSession.open(server, database, load)),
   );
-  const flood = async (ms: number): Promise<number> => {
-    const endsAt = performance.now() + ms;
+  const flood = async (forMs: number): Promise<number> => {
+    const endsAt = performance.now() + forMs;
     const counts = await Promise.all(
       sessions.map((session) => session.flood(depth, () => performance.now() < endsAt)),
     );
@@ -122,7 +122,7 @@ const singles = async (
   };
   return {
     warmUp: () => flood(warmUp.ms),
-    write: () => flood(seconds * 1000),
+    write: () => flood(ms),
     [Symbol.asyncDispose]: async () => {
       for (const session of sessions) session.end();
     },
@@ -143,91 +143,95 @@ const bulk = async (server: BenchServer, database: string, table: LocalCase["tab
   };
 };
 
-/** How many parts the time of single inserts is cut into. */
+type Load = Pick<LocalCase, "table" | "parts" | "open">;
+
+/** The time of single inserts is cut into so many parts. */
 const turns = 5;
 
-const localCases = (seconds: number): readonly LocalCase[] => [
-  {
-    name: "local-singles",
-    title: `local single-row inserts, ${connections} connections, with triggers against without`,
-    bar: { of: "ratio", is: "at least", value: 0.8, aim: 0.92 },
+const localCases = (seconds: number): readonly LocalCase[] => {
+  const single = (depth: number): Load => ({
     table: "items",
     parts: turns,
-    open: (server, database) =>
-      singles(server, database, { seconds: seconds / turns, depth: depths.waiting }),
-  },
-  {
-    name: "local-pipelined",
-    title: `the same, ${depths.pipelined} under way on each connection: what the server alone does`,
-    bar: null,
-    table: "items",
-    parts: turns,
-    open: (server, database) =>
-      singles(server, database, { seconds: seconds / turns, depth: depths.pipelined }),
-  },
-  {
-    name: "local-bulk",
-    title: "local insert of 200,000 rows by one statement, likewise",
-    bar: { of: "ratio", is: "at least", value: 0.6, aim: 0.75 },
-    table: "items",
+    open: (server, database) => singles(server, database, { ms: (seconds * 1000) / turns, depth }),
+  });
+  const atOnce = (table: LocalCase["table"]): Load => ({
+    table,
     parts: 1,
-    open: (server, database) => bulk(server, database, "items"),
-  },
-  {
-    name: "local-bulk-owned",
-    title: "the same into a table whose rows have owners",
-    bar: null,
-    table: "owned",
-    parts: 1,
-    open: (server, database) => bulk(server, database, "owned"),
-  },
-];
+    open: (server, database) => bulk(server, database, table),
+  });
+  return [
+    {
+      ...single(depths.waiting),
+      name: "local-singles",
+      title: `local single-row inserts, ${connections} connections, with triggers against without`,
+      bar: { of: "ratio", is: "at least", value: 0.8, aim: 0.92 },
+    },
+    {
+      ...single(depths.pipelined),
+      name: "local-pipelined",
+      title: `the same, ${depths.pipelined} under way on each connection: what the server alone does`,
+      bar: null,
+    },
+    {
+      ...atOnce("items"),
+      name: "local-bulk",
+      title: "local insert of 200,000 rows by one statement, likewise",
+      bar: { of: "ratio", is: "at least", value: 0.6, aim: 0.75 },
+    },
+    {
+      ...atOnce("owned"),
+      name: "local-bulk-owned",
+      title: "the same into a table whose rows have owners",
+      bar: null,
+    },
+  ];
+};
 
+/** What one kind has written in a run. */
 interface Written {
+  readonly kind: Kind;
+  readonly sessions: Writers;
+  readonly heldBefore: number;
   rows: number;
   seconds: number;
   /** Of the whole server. */
   cpuSeconds: number;
-  /** How many rows the table holds more than before. */
-  found: number;
 }
 
-/** One run of all kinds. */
+/** One run of all kinds. @returns for each, what it wrote and how many rows its table holds more than before */
 const runOnce = async (
   server: BenchServer,
   each: LocalCase,
   index: number,
-): Promise<Record<Kind, Written>> => {
+): Promise<readonly (Written & { readonly found: number })[]> => {
   await fresh(server);
   await using stack = new AsyncDisposableStack();
-  const writers = new Map<Kind, Writers>();
-  const held = new Map<Kind, number>();
+  const all: Written[] = [];
   for (const kind of kinds) {
     const sessions = stack.use(await each.open(server, databases[kind]));
     await sessions.warmUp();
-    writers.set(kind, sessions);
-    held.set(kind, await countOf(server, databases[kind], each.table));
+    const heldBefore = await countOf(server, databases[kind], each.table);
+    all.push({ kind, sessions, heldBefore, rows: 0, seconds: 0, cpuSeconds: 0 });
   }
-  const nothing = (): Written => ({ rows: 0, seconds: 0, cpuSeconds: 0, found: 0 });
-  const written = { prepared: nothing(), columns: nothing(), plain: nothing() };
   for (let part = 0; part < each.parts; part += 1) {
     // Each follows upon each in its turn, as what one leaves to be written burdens the next.
-    const first = (index + part) % kinds.length;
-    for (const kind of [...kinds.slice(first), ...kinds.slice(0, first)]) {
+    const first = (index + part) % all.length;
+    for (const one of [...all.slice(first), ...all.slice(0, first)]) {
       // A bulk load leaves much.
-      if (each.parts === 1) await run(server, databases[kind], "CHECKPOINT");
-      const of = written[kind];
+      if (each.parts === 1) await run(server, databases[one.kind], "CHECKPOINT");
       const cpuBefore = cpuOfServer(server.pid);
       const startedAt = performance.now();
-      of.rows += (await writers.get(kind)?.write()) ?? 0;
-      of.seconds += (performance.now() - startedAt) / 1000;
-      of.cpuSeconds += cpuOfServer(server.pid) - cpuBefore;
+      one.rows += await one.sessions.write();
+      one.seconds += (performance.now() - startedAt) / 1000;
+      one.cpuSeconds += cpuOfServer(server.pid) - cpuBefore;
     }
   }
-  for (const kind of kinds) {
-    written[kind].found = (await countOf(server, databases[kind], each.table)) - (held.get(kind) ?? 0);
-  }
-  return written;
+  return await Promise.all(
+    all.map(async (one) => {
+      const held = await countOf(server, databases[one.kind], each.table);
+      return { ...one, found: held - one.heldBefore };
+    }),
+  );
 };
 
 const alternate = async (
@@ -239,9 +243,8 @@ const alternate = async (
   const uses: Record<Kind, CpuUse[]> = { prepared: [], columns: [], plain: [] };
   const failures: string[] = [];
   for (let i = -context.warmUps; i < context.runs; i += 1) {
-    const written = await runOnce(server, each, i + context.warmUps);
-    for (const kind of kinds) {
-      const { rows, seconds, cpuSeconds, found } = written[kind];
+    for (const written of await runOnce(server, each, i + context.warmUps)) {
+      const { kind, rows, seconds, cpuSeconds, found } = written;
       const perMillion = (cpuSeconds / rows) * 1e6;
       context.say(
         `  ${each.name}, ${sides[kind]}: ${Math.round(rows / seconds)}/s; CPU s per million: ${perMillion.toFixed(2)}`,
