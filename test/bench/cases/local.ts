@@ -11,16 +11,16 @@ import { connect, createDatabase, dropDatabase, dropSlot, renameDatabase, run, w
 
 /**
  * What Coregent costs whoever writes: the same load on one server, into a database that Coregent has prepared, into one that
- * has the state columns and no trigger (which tells the two apart), and into a plain one. No agent runs. Commits are flushed,
- * as the servers are set; what a case's name calls `nowait` or `pipelined` does without, so that the disk hides nothing.
- * Sessions have written before they are measured, as those of a pool have: what each does once (catalogs, plans, PL/pgSQL's
- * functions) is no part of it.
+ * has the state columns and no trigger (which tells the two apart), and into a plain one. No agent runs. `local-singles`
+ * flushes its commits, as the servers are set; the others do not, so that there the disk hides nothing. Sessions have written
+ * before they are measured, as those of a pool have: what each does once (catalogs, plans, PL/pgSQL's functions) is no part
+ * of it.
  */
 
 const connections = 8;
 /** Transactions under way on each connection where it does not wait for each answer. */
-const pipelined = 32;
-const noWait = ["SET synchronous_commit = off"];
+const pipelineDepth = 32;
+const withoutFlush = "SET synchronous_commit = off";
 const warmUp = { ms: 200, rows: 1000 } as const;
 const templates = { prepared: "local_prepared", columns: "local_columns", plain: "local_plain" } as const;
 
@@ -110,6 +110,7 @@ interface Singles {
   readonly settings: readonly string[];
   /** Transactions under way on each connection. */
   readonly depth: number;
+  /** Of one part of a run. */
   readonly ms: number;
 }
 
@@ -142,6 +143,7 @@ const bulk = async (server: BenchServer, database: string, table: LocalCase["tab
   const client = await connect(server.url(database));
   return {
     warmUp: async () => {
+      await client.query(withoutFlush);
       // Of all alike: the staged rows are read from memory.
       await client.query("SELECT count(*) FROM staged.items");
       await client.query(`BEGIN; ${bulkInserts[table]} LIMIT ${warmUp.rows}; ROLLBACK`);
@@ -168,35 +170,37 @@ const localCases = (seconds: number): readonly LocalCase[] => {
     open: (server, database) => bulk(server, database, table),
   });
   const singlesBar: Bar = { of: "ratio", is: "at least", value: 0.8, aim: 0.92 };
+  const unflushed = "synchronous_commit = off";
+  const compared = "with triggers against without";
   return [
     {
       ...single({ settings: [], depth: 1 }),
       name: "local-singles",
-      title: `local single-row inserts, ${connections} connections, with triggers against without`,
+      title: `local single-row inserts, ${connections} connections, ${compared}`,
       bar: singlesBar,
     },
     {
-      ...single({ settings: noWait, depth: 1 }),
+      ...single({ settings: [withoutFlush], depth: 1 }),
       name: "local-nowait",
-      title: "the same with synchronous_commit = off",
+      title: `local single-row inserts, ${connections} connections, ${unflushed}, ${compared}`,
       bar: singlesBar,
     },
     {
-      ...single({ settings: noWait, depth: pipelined }),
+      ...single({ settings: [withoutFlush], depth: pipelineDepth }),
       name: "local-pipelined",
-      title: `and ${pipelined} under way on each connection: what the server alone does`,
+      title: `local single-row inserts, ${connections} connections, ${pipelineDepth} under way on each, ${unflushed}, ${compared}`,
       bar: null,
     },
     {
       ...atOnce("items"),
       name: "local-bulk",
-      title: "local insert of 200,000 rows by one statement, likewise",
+      title: `local insert of 200,000 rows by one statement, ${unflushed}, ${compared}`,
       bar: { of: "ratio", is: "at least", value: 0.6, aim: 0.75 },
     },
     {
       ...atOnce("owned"),
       name: "local-bulk-owned",
-      title: "the same into a table whose rows have owners",
+      title: `local insert of 200,000 rows that have owners by one statement, ${unflushed}, ${compared}`,
       bar: null,
     },
   ];
