@@ -20,7 +20,8 @@ import { connect, createDatabase, dropDatabase, dropSlot, renameDatabase, run, w
 const connections = 8;
 /** Transactions under way on each connection where it does not wait for each answer. */
 const pipelineDepth = 32;
-const withoutFlush = "SET synchronous_commit = off";
+/** Of sessions whose commits do not wait for the disk. */
+const unflushed = "synchronous_commit = off";
 const warmUp = { ms: 200, rows: 1000 } as const;
 const templates = { prepared: "local_prepared", columns: "local_columns", plain: "local_plain" } as const;
 
@@ -143,7 +144,7 @@ const bulk = async (server: BenchServer, database: string, table: LocalCase["tab
   const client = await connect(server.url(database));
   return {
     warmUp: async () => {
-      await client.query(withoutFlush);
+      await client.query(`SET ${unflushed}`);
       // Of all alike: the staged rows are read from memory.
       await client.query("SELECT count(*) FROM staged.items");
       await client.query(`BEGIN; ${bulkInserts[table]} LIMIT ${warmUp.rows}; ROLLBACK`);
@@ -170,25 +171,25 @@ const localCases = (seconds: number): readonly LocalCase[] => {
     open: (server, database) => bulk(server, database, table),
   });
   const singlesBar: Bar = { of: "ratio", is: "at least", value: 0.8, aim: 0.92 };
-  const unflushed = "synchronous_commit = off";
   const compared = "with triggers against without";
+  const inserts = `local single-row inserts, ${connections} connections`;
   return [
     {
       ...single({ settings: [], depth: 1 }),
       name: "local-singles",
-      title: `local single-row inserts, ${connections} connections, ${compared}`,
+      title: `${inserts}, ${compared}`,
       bar: singlesBar,
     },
     {
-      ...single({ settings: [withoutFlush], depth: 1 }),
+      ...single({ settings: [`SET ${unflushed}`], depth: 1 }),
       name: "local-nowait",
-      title: `local single-row inserts, ${connections} connections, ${unflushed}, ${compared}`,
+      title: `${inserts}, ${unflushed}, ${compared}`,
       bar: singlesBar,
     },
     {
-      ...single({ settings: [withoutFlush], depth: pipelineDepth }),
+      ...single({ settings: [`SET ${unflushed}`], depth: pipelineDepth }),
       name: "local-pipelined",
-      title: `local single-row inserts, ${connections} connections, ${pipelineDepth} under way on each, ${unflushed}, ${compared}`,
+      title: `${inserts}, ${pipelineDepth} under way on each, ${unflushed}, ${compared}`,
       bar: null,
     },
     {
