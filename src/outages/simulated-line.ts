@@ -49,6 +49,10 @@ export class SimulatedLine implements Line, AsyncDisposable {
     return () => this.#onBack.delete(back);
   }
 
+  answered(): void {
+    for (const back of this.#onBack) back();
+  }
+
   apply(condition: LineCondition): void {
     const before = this.#condition;
     this.#condition = condition;
@@ -68,9 +72,7 @@ export class SimulatedLine implements Line, AsyncDisposable {
       void proxy.then((it) => it.close()).catch(() => undefined);
     }
     this.#proxies.clear();
-    if (condition.cutBy === null) {
-      for (const back of this.#onBack) back();
-    }
+    if (condition.cutBy === null) this.answered();
   }
 
   /** Why no connection can be made; null: one can. */

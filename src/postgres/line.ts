@@ -6,6 +6,8 @@ export interface Line {
   socket(options?: SocketConstructorOpts): Socket;
   /** Tells when the line works again, or works otherwise: whoever waits may try at once. Gives what ends the telling. */
   onBack?(back: () => void): () => void;
+  /** To be called when the server is answered again after it was not: whoever waits may try at once. */
+  answered?(): void;
 }
 
 /** The network as it is. */

@@ -371,6 +371,8 @@ export class Master implements Database {
       this.connections.breakAll();
     }
     for (const done of this.#onJudged) done();
+    // The link to it, which may wait for long, need not wait until it is trusted with writes again.
+    if (before.failures > 0 && answer.failed === null) this.#options.line?.answered?.();
     if (this.#health.health !== before.health) this.#options.changed();
   }
 

@@ -3,6 +3,7 @@ import { History, type LogEntry } from "../convergence/history.ts";
 import { readLog, tombstonesOf } from "../convergence/read.ts";
 import { allStatesSql, highest } from "../convergence/watcher.ts";
 import type { StateRow } from "../convergence/writers.ts";
+import { waitS } from "./durable.ts";
 import { outranked, problemsOf } from "./oracle.ts";
 import type { Attempt, Done, Effect } from "./record.ts";
 import { below } from "./session.ts";
@@ -97,12 +98,21 @@ const judgeStates = async (
   return { problems: history.problems(held, log), log };
 };
 
-/** For maintenance nothing fails. */
-const whileDrained = (attempts: readonly Attempt[], { drains }: Happened): string[] =>
+const isShortWait = (ms: number, withinMs: number): boolean => ms >= waitS.least * 1000 && ms < withinMs;
+
+/**
+ * For maintenance nothing fails. Only who waits for further regions, and less long than a busy machine is allowed to take,
+ * may be told that they do not have it yet, when that time is over.
+ */
+export const whileDrained = (
+  attempts: readonly Attempt[],
+  { drains, withinMs }: Pick<Happened, "drains" | "withinMs">,
+): string[] =>
   attempts
     .filter(
-      ({ status, startMs, endMs }) =>
+      ({ status, code, startMs, endMs }) =>
         (status === null || status >= 500) &&
+        !(code === "not-durable-yet" && isShortWait(endMs - startMs, withinMs)) &&
         drains.some(({ fromMs, toMs }) => fromMs <= startMs && endMs <= toMs),
     )
     .map(

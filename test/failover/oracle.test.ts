@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { problemsOfDurable } from "./durable.ts";
+import { whileDrained } from "./judge.ts";
 import { outranked, problemsOf } from "./oracle.ts";
 import { keyText, type Accepted, type Attempt, type Done, type Effect } from "./record.ts";
 import { episodesOf } from "./schedule.ts";
@@ -346,4 +347,26 @@ test("a schedule leaves one region alone at any time, and has every kind of faul
     for (const { faults } of episodes)
       expect(new Set(faults.map(({ region }) => region)).size).toBeLessThan(3);
   }
+});
+
+describe("while a region is drained", () => {
+  const happened = { drains: [{ fromMs: 1_000, toMs: 20_000 }], withinMs: 3_000 };
+  const problems = (...attempts: Attempt[]): string[] => whileDrained(attempts, happened);
+  const late = (endMs: number): Attempt => failed("not-durable-yet", { status: 504, startMs: 2_000, endMs });
+
+  test("nothing fails, answered or not; before and after it may", () => {
+    expect(problems(failed("no-master", { startMs: 2_000, endMs: 2_001 }))).toHaveLength(1);
+    expect(problems(failed("broke", { status: null, startMs: 2_000, endMs: 2_001 }))).toHaveLength(1);
+    expect(problems(failed("no-master", { startMs: 999, endMs: 2_001 }))).toEqual([]);
+    expect(problems(failed("no-master", { startMs: 19_999, endMs: 20_001 }))).toEqual([]);
+    expect(problems(attempt({ startMs: 2_000, endMs: 2_001 }))).toEqual([]);
+    expect(problems(failed("row-not-found", { status: 404, startMs: 2_000, endMs: 2_001 }))).toEqual([]);
+  });
+
+  test("a wait for further regions may be too short for a busy machine, but ends neither early nor in vain", () => {
+    expect(problems(late(3_000))).toEqual([]);
+    expect(problems(late(4_999))).toEqual([]);
+    expect(problems(late(2_999))).toHaveLength(1);
+    expect(problems(late(5_000))).toHaveLength(1);
+  });
 });

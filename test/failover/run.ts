@@ -44,11 +44,11 @@ const main = async (): Promise<void> => {
   const [load = 0] = loadavg();
   if (waits.some(({ ms }) => ms > withinMs))
     say(`(load of this machine in the last minute: ${load.toFixed(1)} on ${availableParallelism()} cores)`);
+  if (problems.length > 0) for (const { agent } of cluster.regions) say(await agent.tail(25));
+  // Last, since of a long output people and CI see the end.
   for (const line of problems) say(`WRONG: ${line}`);
-  if (problems.length > 0) {
-    say(`again: npm run test:failover -- --seed ${seed} --seconds ${lengthMs / 1000}`);
-    for (const { agent } of cluster.regions) say(await agent.tail(25));
-  }
+  if (problems.length > 0)
+    say(`again: npm run test:failover -- --seed ${seed} --seconds ${lengthMs / 1000} --within ${withinMs}`);
   say(problems.length === 0 ? "passed" : `failed: ${problems.length} things are wrong`);
   process.exitCode = problems.length === 0 ? 0 : 1;
 };

@@ -2,8 +2,10 @@ import { pino } from "pino";
 import { expect, test } from "vitest";
 import { systemClock } from "../../src/clock.ts";
 import { OutageRegistry } from "../../src/outages/registry.ts";
+import { Masters } from "../../src/write/masters.ts";
 import { Regions } from "../replication/agents.ts";
 import { eventually } from "../support/eventually.ts";
+import { quick } from "../write/masters-fixture.ts";
 
 /** Longer than any test: who waits so long has not been woken. */
 const patient = { minBackoffMs: 600_000, maxBackoffMs: 600_000 };
@@ -40,4 +42,29 @@ test("a link that waits after an outage comes back when that is healed, or ends 
   await agent.streaming();
   await regions.db("b").query("INSERT INTO notes VALUES ('x')");
   await eventually(async () => (await regions.db("a").query("SELECT FROM notes")).length === 1);
+});
+
+test("a link that waits while its peer is away comes back when a probe is answered again", async () => {
+  await using regions = await Regions.create({ schema: "CREATE TABLE notes (id text PRIMARY KEY)" });
+  const clock = systemClock();
+  const logger = pino({ level: "silent" });
+  await using outages = new OutageRegistry({ here: "a", clock, random: () => 0.5, logger });
+  const lineTo = (name: string) => outages.lineTo(name);
+  const agent = regions.agent("a", patient, { lineTo });
+  await agent.streaming();
+  // As the agent reaches them. Longer than any test: b is not trusted with writes again before.
+  const seen = regions.topology("a");
+  const topology = { ...seen, writer: { ...seen.writer, ...quick, calmMs: 600_000 } };
+  const masters = new Masters({ here: "a", topology: () => topology, clock, logger, lineTo });
+  try {
+    const health = (): string | undefined => masters.find("b")?.health.health;
+    await eventually(() => health() === "healthy");
+    regions.line("a", "b").cut({ mode: "reset" });
+    await eventually(() => health() === "down" && agent.link("b").state === "waiting");
+    regions.line("a", "b").heal();
+    await agent.streaming();
+    expect(health()).toBe("down");
+  } finally {
+    await masters.close();
+  }
 });
