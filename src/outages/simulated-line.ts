@@ -31,6 +31,7 @@ export class SimulatedLine implements Line, AsyncDisposable {
   /** By the address that it leads to. */
   readonly #proxies = new Map<string, Promise<FaultProxy>>();
   readonly #onBack = new Set<() => void>();
+  readonly #onAnswer = new Set<() => void>();
   #condition: LineCondition = goodLine;
 
   constructor(options: SimulatedLineOptions) {
@@ -49,8 +50,13 @@ export class SimulatedLine implements Line, AsyncDisposable {
     return () => this.#onBack.delete(back);
   }
 
+  onAnswer(answered: () => void): () => void {
+    this.#onAnswer.add(answered);
+    return () => this.#onAnswer.delete(answered);
+  }
+
   answered(): void {
-    for (const back of this.#onBack) back();
+    for (const answered of this.#onAnswer) answered();
   }
 
   apply(condition: LineCondition): void {
@@ -72,7 +78,9 @@ export class SimulatedLine implements Line, AsyncDisposable {
       void proxy.then((it) => it.close()).catch(() => undefined);
     }
     this.#proxies.clear();
-    if (condition.cutBy === null) this.answered();
+    if (condition.cutBy === null) {
+      for (const back of this.#onBack) back();
+    }
   }
 
   /** Why no connection can be made; null: one can. */

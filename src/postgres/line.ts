@@ -6,7 +6,9 @@ export interface Line {
   socket(options?: SocketConstructorOpts): Socket;
   /** Tells when the line works again, or works otherwise: whoever waits may try at once. Gives what ends the telling. */
   onBack?(back: () => void): () => void;
-  /** To be called when the server is answered again after it was not: whoever waits may try at once. */
+  /** Tells when somebody has an answer of the server again, over the line as it always was. Gives what ends the telling. */
+  onAnswer?(answered: () => void): () => void;
+  /** To be called by whoever has such an answer. */
   answered?(): void;
 }
 

@@ -36,8 +36,8 @@ export interface LinkParts {
  *
  * A link lives in attempts. Each connects, makes sure that nothing is missing between what is merged here and what the
  * peer's slot still has (else the peer's states are copied first), streams until something fails, and ends.
- * What follows depends on the error's class alone (sqlstate.ts): retry and resync come back after a backoff, and stop after
- * a longer one, since a person has to act first.
+ * What follows depends on the error's class alone (sqlstate.ts): retry and resync come back after a backoff, or when a peer that was
+ * down answers a probe, and stop after a longer one, since a person has to act first.
  */
 export class Link {
   readonly #context: AgentContext;
@@ -70,8 +70,10 @@ export class Link {
 
   /** Until the signal is aborted; then it drains. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
+    const { line } = this.#parts.peer;
     let back = new AbortController();
-    const forgetLine = this.#parts.peer.line?.onBack?.(() => back.abort());
+    let answered = new AbortController();
+    const forget = [line?.onBack?.(() => back.abort()), line?.onAnswer?.(() => answered.abort())];
     while (!signal.aborted) {
       this.#again = new AbortController();
       back = new AbortController();
@@ -84,13 +86,17 @@ export class Link {
         if (tooSoon || streamed) this.#wholeOnly = tooSoon || sqlStateOf(error) !== null;
         if (tooSoon) this.#logger.info({ reason: error }, "large transactions are waited for");
         else if (!signal.aborted && !(error instanceof CopyWanted)) {
-          await pause(this.#context.clock, this.#react(error), AbortSignal.any([signal, back.signal]));
+          const waitMs = this.#react(error);
+          answered = new AbortController();
+          // A peer that comes and goes may end a wait, but the next is longer still; and a person's work takes its time.
+          const early = this.#parts.status.state === "stopped" ? back.signal : answered.signal;
+          await pause(this.#context.clock, waitMs, AbortSignal.any([signal, back.signal, early]));
           // What failed had to do with the line, which is another now.
           if (back.signal.aborted) this.#backoff.reset();
         }
       }
     }
-    forgetLine?.();
+    for (const each of forget) each?.();
     this.#enter("stopped");
   }
 

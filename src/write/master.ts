@@ -354,7 +354,7 @@ export class Master implements Database {
   }
 
   #judge(answer: Answer, beganAtMs: number): void {
-    const { clock, settings } = this.#options;
+    const { clock, settings, line } = this.#options;
     const atMs = clock.monotonic();
     const before = this.#health;
     if (answer.failed === null) {
@@ -371,9 +371,9 @@ export class Master implements Database {
       this.connections.breakAll();
     }
     for (const done of this.#onJudged) done();
-    // The link to it, which may wait for long, need not wait until it is trusted with writes again.
-    if (before.failures > 0 && answer.failed === null) this.#options.line?.answered?.();
     if (this.#health.health !== before.health) this.#options.changed();
+    // The link to it, which may wait for long, need not wait until it is trusted with writes again.
+    if (before.health === "down" && before.successes === 0 && answer.failed === null) line?.answered?.();
   }
 
   #report(before: string, now: string, reason: string | null): void {

@@ -7,9 +7,6 @@ import { Client, type Row, type WriterParts } from "./writers.ts";
 /** What a region holds of a row at this moment; null: it cannot be asked. */
 export type Held = (region: string, row: Row) => Promise<bigint | null>;
 
-/** How long it waits for further regions. */
-export const waitS = { least: 1, most: 10 } as const;
-
 /**
  * An application beside one endpoint that asks for its writes to be in further regions before they are answered. Nobody
  * else writes its rows, so that wherever a write has arrived there is its version or a later one of this application.
@@ -41,8 +38,10 @@ export class DurableWriter extends Client {
 
   async #send(kind: Kind, row: Row): Promise<void> {
     const { random, recorder, endpoints } = this.parts;
-    const wanted = { ...this.wanted(kind, row), durable: random.chance(0.7) ? 1 : 2 };
-    const prefer = `durable=${wanted.durable}, wait=${random.integer(waitS.least, waitS.most)}`;
+    const durable = random.chance(0.7) ? 1 : 2;
+    const waitS = random.integer(1, 4);
+    const wanted = { ...this.wanted(kind, row), durable, waitMs: waitS * 1000 };
+    const prefer = `durable=${durable}, wait=${waitS}`;
     const sent = { body: this.body(wanted), headers: { ...this.#session.headers, prefer } };
     const { done, answer } = await request(wanted, sent, this.patience());
     recorder.requests.push(done);

@@ -3,7 +3,6 @@ import { History, type LogEntry } from "../convergence/history.ts";
 import { readLog, tombstonesOf } from "../convergence/read.ts";
 import { allStatesSql, highest } from "../convergence/watcher.ts";
 import type { StateRow } from "../convergence/writers.ts";
-import { waitS } from "./durable.ts";
 import { outranked, problemsOf } from "./oracle.ts";
 import type { Attempt, Done, Effect } from "./record.ts";
 import { below } from "./session.ts";
@@ -39,7 +38,7 @@ export const judge = async (
       ...problemsOf({ requests, missed }, effects),
       ...lost,
       ...tooLong(waits, happened.withinMs),
-      ...whileDrained([...requests.flatMap(({ attempts }) => attempts), ...reads], happened),
+      ...whileDrained([...requests, { attempts: reads, waitMs: null }], happened.drains),
     ],
     summary: summaryOf(recorder, { waits, log, effects }),
     waits,
@@ -98,27 +97,33 @@ const judgeStates = async (
   return { problems: history.problems(held, log), log };
 };
 
-const isShortWait = (ms: number, withinMs: number): boolean => ms >= waitS.least * 1000 && ms < withinMs;
+/** Regions that are well, one of them drained, have each other's commits in less, also on a machine that is busy. */
+const durableWithinMs = 3_000;
 
 /**
- * For maintenance nothing fails. Only who waits for further regions, and less long than a busy machine is allowed to take,
- * may be told that they do not have it yet, when that time is over.
+ * For maintenance nothing fails. Only who waits less long for further regions may be told that they do not have it yet, when that
+ * time is over.
  */
 export const whileDrained = (
-  attempts: readonly Attempt[],
-  { drains, withinMs }: Pick<Happened, "drains" | "withinMs">,
+  requests: readonly Pick<Done, "attempts" | "waitMs">[],
+  drains: Happened["drains"],
 ): string[] =>
-  attempts
-    .filter(
-      ({ status, code, startMs, endMs }) =>
-        (status === null || status >= 500) &&
-        !(code === "not-durable-yet" && isShortWait(endMs - startMs, withinMs)) &&
-        drains.some(({ fromMs, toMs }) => fromMs <= startMs && endMs <= toMs),
-    )
-    .map(
-      ({ endpoint, status, code, detail }) =>
-        `while a region was drained, ${endpoint} answered ${status} ${code} (${detail})`,
-    );
+  requests.flatMap(({ attempts, waitMs }) =>
+    attempts
+      .filter(
+        ({ status, code, startMs, endMs }) =>
+          (status === null || status >= 500) &&
+          !(code === "not-durable-yet" && mayBeLate(endMs - startMs, waitMs)) &&
+          drains.some(({ fromMs, toMs }) => fromMs <= startMs && endMs <= toMs),
+      )
+      .map(
+        ({ endpoint, status, code, detail }) =>
+          `while a region was drained, ${endpoint} answered ${status} ${code} (${detail})`,
+      ),
+  );
+
+const mayBeLate = (tookMs: number, waitMs: number | null): boolean =>
+  waitMs !== null && waitMs < durableWithinMs && tookMs >= waitMs;
 
 const counted = (things: readonly string[]): string =>
   [...Map.groupBy(things, (thing) => thing)]

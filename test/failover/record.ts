@@ -58,6 +58,8 @@ export interface Request {
   readonly ifMatch: bigint | null;
   /** In how many further regions it has to be before it is answered. */
   readonly durable: number | null;
+  /** For how long at most. */
+  readonly waitMs: number | null;
   /** That it is one operation of, together with others of that name. */
   readonly transaction: string | null;
 }

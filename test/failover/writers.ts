@@ -69,7 +69,16 @@ export abstract class Client {
     const { name, random } = this.parts;
     const idempotencyKey = random.chance(0.5) ? randomUUID() : null;
     const token = `${name}.${this.#count}`;
-    return { token, kind, ...row, idempotencyKey, ifMatch: null, durable: null, transaction: null };
+    return {
+      token,
+      kind,
+      ...row,
+      idempotencyKey,
+      ifMatch: null,
+      durable: null,
+      waitMs: null,
+      transaction: null,
+    };
   }
 
   /** Goes on to the next endpoint where one does not answer, and back to its own after a while. */
