@@ -21,6 +21,9 @@ const now = (): number => performance.now();
 /** After the last fault is over: masters count as well again after `calmMs` of good probes. */
 const wellWithinMs = 30_000;
 
+const peersBehindSql = `SELECT FROM pg_replication_slots
+  WHERE slot_name LIKE 'coregent%' AND NOT temporary AND NOT (active AND confirmed_flush_lsn >= $1)`;
+
 /** Does what the episodes say, and keeps who was gone and when. */
 export class Faults {
   readonly deaths: Death[] = [];
@@ -40,6 +43,9 @@ export class Faults {
 
   /** Resolves when all its faults are over, and each endpoint sees all masters well. */
   async play({ faults }: Episode): Promise<void> {
+    const drain = faults.every(({ kind }) => kind === "drain");
+    // What is drained is well: what the fault before has left to be caught up with says nothing of maintenance.
+    if (drain) await this.#caughtUp();
     const fromMs = now();
     await Promise.all(
       faults.map(async (fault) => {
@@ -48,7 +54,25 @@ export class Faults {
       }),
     );
     await this.allWell();
-    if (faults.every(({ kind }) => kind === "drain")) this.drains.push({ fromMs, toMs: now() });
+    if (drain) this.drains.push({ fromMs, toMs: now() });
+  }
+
+  /** Until each region's peers have confirmed what it has written by now. */
+  async #caughtUp(): Promise<void> {
+    const untilMs = now() + wellWithinMs;
+    const { cluster, problem } = this.#stage;
+    await Promise.all(
+      cluster.regions.map(async (region) => {
+        const [written] = await region.sql<{ lsn: string }>(
+          "SELECT pg_current_wal_insert_lsn()::text AS lsn",
+        );
+        while ((await region.sql(peersBehindSql, [written?.lsn])).length > 0) {
+          if (now() > untilMs)
+            return problem(`${region.name} has peers that do not catch up within ${wellWithinMs} ms`);
+          await pause(50);
+        }
+      }),
+    );
   }
 
   /** Each endpoint sees all masters well. */
