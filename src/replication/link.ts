@@ -89,8 +89,8 @@ export class Link {
           const waitMs = this.#react(error);
           answered = new AbortController();
           // A peer that comes and goes may end a wait, but the next is longer still; and a person's work takes its time.
-          const early = this.#parts.status.state === "stopped" ? back.signal : answered.signal;
-          await pause(this.#context.clock, waitMs, AbortSignal.any([signal, back.signal, early]));
+          const early = this.#parts.status.state === "stopped" ? [] : [answered.signal];
+          await pause(this.#context.clock, waitMs, AbortSignal.any([signal, back.signal, ...early]));
           // What failed had to do with the line, which is another now.
           if (back.signal.aborted) this.#backoff.reset();
         }

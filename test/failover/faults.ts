@@ -59,36 +59,40 @@ export class Faults {
 
   /** Until each region's peers have confirmed what it has written by now. */
   async #caughtUp(): Promise<void> {
-    const untilMs = now() + wellWithinMs;
-    const { cluster, problem } = this.#stage;
     await Promise.all(
-      cluster.regions.map(async (region) => {
+      this.#stage.cluster.regions.map(async (region) => {
         const [written] = await region.sql<{ lsn: string }>(
           "SELECT pg_current_wal_insert_lsn()::text AS lsn",
         );
-        while ((await region.sql(peersBehindSql, [written?.lsn])).length > 0) {
-          if (now() > untilMs)
-            return problem(`${region.name} has peers that do not catch up within ${wellWithinMs} ms`);
-          await pause(50);
-        }
+        await this.#soon(
+          `${region.name} has peers that have not caught up`,
+          async () => (await region.sql(peersBehindSql, [written?.lsn])).length === 0,
+        );
       }),
     );
   }
 
   /** Each endpoint sees all masters well. */
   async allWell(): Promise<void> {
-    const untilMs = now() + wellWithinMs;
-    const { cluster, problem } = this.#stage;
     await Promise.all(
-      cluster.regions.map(async ({ name, api }) => {
-        while (!(await seesAllWell(api))) {
-          if (now() > untilMs)
-            return problem(`${name} does not see all masters well ${wellWithinMs} ms later`);
-          await pause(50);
-        }
-        this.#back(name);
+      this.#stage.cluster.regions.map(async ({ name, api }) => {
+        if (await this.#soon(`${name} does not see all masters well`, () => seesAllWell(api)))
+          this.#back(name);
       }),
     );
+  }
+
+  /** Whether it becomes so while there is time; it is a problem if not. */
+  async #soon(otherwise: string, isSo: () => Promise<boolean>): Promise<boolean> {
+    const untilMs = now() + wellWithinMs;
+    while (!(await isSo())) {
+      if (now() > untilMs) {
+        this.#stage.problem(`${otherwise} ${wellWithinMs} ms later`);
+        return false;
+      }
+      await pause(50);
+    }
+    return true;
   }
 
   async #do({ kind, region, forMs }: Fault): Promise<void> {
